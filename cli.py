@@ -1,0 +1,60 @@
+"""What all commands share: how they read options and how they end."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from errors import InputError
+
+PAIRS_HELP = "a .store file, text (.csv, .tsv), a folder with .dat files, or the paths of the .dat files"
+
+
+class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of the description, so that its examples can be copied; names defaults where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        described = action.help or ""
+        default = action.default
+        has_default = isinstance(default, (str, int, float)) and default is not False and default != argparse.SUPPRESS
+        return f"{described} (default: %(default)s)" if has_default else described
+
+
+def make_parser(prog: str, description: str) -> ArgumentParser:
+    """A parser whose errors `run_command` shows as one line."""
+    return ArgumentParser(
+        prog=prog,
+        usage=f"python {prog} [options]",
+        description=description,
+        formatter_class=_HelpFormatter,
+        exit_on_error=False,
+    )
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run the `main` of a script; bad input ends in one line on stderr and exit status 2.
+
+    Errors of the operating system (no such file, no permission, disk full) are bad input too: the user can act on
+    them, and a traceback would not help. Ctrl-C ends with status 130.
+    """
+    try:
+        main()
+    except InputError as error:
+        _exit(2, f"error: {error}")
+    except argparse.ArgumentError as error:
+        _exit(2, f"error: {' '.join(str(error).split())} (--help lists the options)")
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        _exit(2, f"error: {place}{error.strerror.lower()}")
+    except KeyboardInterrupt:
+        _exit(130, "stopped")
+
+
+def _exit(status: int, message: str) -> None:
+    print(message, file=sys.stderr)
+    raise SystemExit(status)
