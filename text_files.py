@@ -1,0 +1,143 @@
+"""Lines of text files and the pairs in them: `sentence1, sentence2, label`, separated by tabs or commas."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import math
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from errors import InputError
+
+MAX_LABEL = 5.0
+HEADER_WORDS = {"label", "score", "similarity", "similarity_score", "gold", "is_duplicate"}
+
+
+@dataclass(frozen=True)
+class TextPairs:
+    """Sentence pairs as text: `first[i]` and `second[i]` have the similarity `labels[i]`, 0-5, float32 `(n,)`."""
+
+    first: list[str]
+    second: list[str]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """Open a file, gzip-compressed (`.gz`) or not, as bytes.
+
+    Raises:
+        InputError: where there is no such file.
+    """
+    if not path.is_file():
+        raise InputError("no such file" if not path.is_dir() else "is a folder, expected a file", path=path)
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
+    """The lines of a text file with their numbers from 1, without line ends, byte-order mark and blank last lines.
+
+    Raises:
+        InputError: for a missing file, a blank line between others, an empty file, damaged compression.
+    """
+    path = Path(path)
+    blank = number = 0
+    with open_bytes(path) as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                line = line.rstrip(b"\r\n")
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                if not line.strip():
+                    blank = blank or number
+                    continue
+                if blank:
+                    raise InputError("blank line, expected a row", path=path, line=blank)
+                yield number, line
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise InputError(f"damaged gzip file ({error})", path=path, line=number + 1) from error
+    if number == 0 or blank == 1:
+        raise InputError("the file is empty", path=path)
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file is named as text pairs are: `.csv` or `.tsv`, perhaps with `.gz`."""
+    return path.name.removesuffix(".gz").endswith((".csv", ".tsv"))
+
+
+def decode(line: bytes, path: str | os.PathLike[str], number: int) -> str:
+    """The text of a line, which must be UTF-8."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 (byte {error.start + 1} of the line)", path=path, line=number) from error
+
+
+def parse_label(text: str, path: str | os.PathLike[str], number: int) -> float:
+    """A label, 0-5."""
+    try:
+        label = float(text) if "_" not in text else math.nan
+    except ValueError:
+        label = math.nan
+    if math.isnan(label):
+        raise InputError(f"label {text[:40]!r} is not a number, expected 0 to 5", path=path, line=number)
+    if not 0.0 <= label <= MAX_LABEL:
+        raise InputError(f"label {text.strip()} is out of range, expected 0 to 5", path=path, line=number)
+    return label
+
+
+def read_text_pairs(path: str | os.PathLike[str]) -> TextPairs:
+    """Read sentence pairs: three columns, sentence1, sentence2, label.
+
+    Files named `.csv` are separated by commas, with quotes where a sentence has one; all others by tabs, where quotes
+    are ordinary characters. A first row whose third column names it (label, score, ...) is a header.
+
+    Raises:
+        InputError: for a row without three columns, an empty sentence, or a label that is not a number from 0 to 5.
+    """
+    path = Path(path)
+    is_csv = path.name.removesuffix(".gz").endswith(".csv")
+    first: list[str] = []
+    second: list[str] = []
+    labels: list[float] = []
+    for number, row in _csv_rows(path) if is_csv else _tab_rows(path):
+        if len(row) != 3:
+            separator = "commas" if is_csv else "tabs"
+            raise InputError(
+                f"{len(row)} columns, expected 3 separated by {separator}: sentence1, sentence2, label",
+                path=path,
+                line=number,
+            )
+        if not labels and number == 1 and row[2].strip().lower() in HEADER_WORDS:
+            continue
+        if not row[0].strip() or not row[1].strip():
+            raise InputError("empty sentence, expected text in columns 1 and 2", path=path, line=number)
+        first.append(row[0])
+        second.append(row[1])
+        labels.append(parse_label(row[2], path, number))
+    if not labels:
+        raise InputError("no pairs after the header", path=path)
+    return TextPairs(first, second, np.array(labels, dtype=np.float32))
+
+
+def _tab_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    for number, line in read_lines(path):
+        yield number, decode(line, path, number).split("\t")
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    rows = csv.reader((decode(line, path, number) for number, line in read_lines(path)), strict=True)
+    try:
+        for row in rows:
+            yield rows.line_num, row
+    except csv.Error as error:
+        raise InputError(f"not a row of comma-separated values ({error})", path=path, line=rows.line_num) from error

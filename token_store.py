@@ -1,0 +1,239 @@
+"""The token store: the token embeddings of many sentences in one memory-mapped file.
+
+A store is a sequence of arrays in NumPy's `.npy` format, one after the other in one file, so that `np.load` called
+repeatedly on the open file reads all of it:
+
+    tokens    float32 (N, D)   the tokens of all sentences, N in sum
+    contents  uint8            JSON: format version, names of the arrays that follow, description
+    starts    int64 (n,)       the first token of each sentence
+    lengths   int64 (n,)       the number of tokens of each sentence
+    digests   uint64 (n,)      a hash of each sentence's tokens: the same tokens, the same sentence
+    ...                        arrays that belong to the sentences, such as pairs and labels
+
+Only `tokens` is large; it is mapped, never read whole. It comes first because it is streamed to disk before the
+number of sentences is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+
+from atomic import write_atomically
+from errors import InputError
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """Token embeddings of n sentences, read from disk as they are asked for.
+
+    Attributes:
+        tokens: arrays of tokens `(N, D)`, float32, one for each file the store is made of.
+        part: `(n,)`, which of these arrays holds a sentence.
+        starts: `(n,)`, where in that array the sentence begins.
+        lengths: `(n,)`, how many tokens it has.
+        digests: `(n,)`, equal for sentences with equal tokens.
+        extra: further arrays stored with the sentences.
+        description: where the tokens come from (source file, backbone, layers).
+    """
+
+    tokens: tuple[np.ndarray, ...]
+    part: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+    digests: np.ndarray
+    extra: Mapping[str, np.ndarray] = field(default_factory=dict)
+    description: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def dim(self) -> int:
+        """Width D of a token embedding."""
+        return self.tokens[0].shape[1]
+
+    def sentence(self, index: int) -> np.ndarray:
+        """The token embeddings `(T, D)` of one sentence."""
+        start = self.starts[index]
+        return self.tokens[self.part[index]][start : start + self.lengths[index]]
+
+    def padded(self, indices: np.ndarray) -> torch.Tensor:
+        """The sentences `indices` `(B,)` as one batch `(B, T, D)`, float32, right-padded with all-zero rows.
+
+        T is the length of the longest of them, at least 1.
+        """
+        batch = np.zeros((len(indices), max(1, self.lengths[indices].max(initial=0)), self.dim), dtype=np.float32)
+        for row, index in zip(batch, indices, strict=True):
+            row[: self.lengths[index]] = self.sentence(index)
+        return torch.from_numpy(batch)
+
+    def followed_by(self, other: TokenStore) -> TokenStore:
+        """A store of the sentences of both: those of `other` are numbered from `len(self)`. Nothing is copied."""
+        return TokenStore(
+            tokens=self.tokens + other.tokens,
+            part=np.concatenate([self.part, other.part + len(self.tokens)]),
+            starts=np.concatenate([self.starts, other.starts]),
+            lengths=np.concatenate([self.lengths, other.lengths]),
+            digests=np.concatenate([self.digests, other.digests]),
+            description=self.description,
+        )
+
+
+class TokenStoreWriter:
+    """Streams sentences into a store file; see `create_store`."""
+
+    def __init__(self, file: BinaryIO, dim: int) -> None:
+        self._file = file
+        self._dim = dim
+        self._tokens = 0
+        self._starts: list[int] = []
+        self._lengths: list[int] = []
+        self._digests: list[int] = []
+        self._write_tokens_header()
+
+    def _write_tokens_header(self) -> None:
+        """Write the header of `tokens`; NumPy leaves room in it for the first axis to grow in place."""
+        shape = (self._tokens, self._dim)
+        npy.write_array_header_1_0(self._file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+
+    def append(self, tokens: np.ndarray) -> None:
+        """Add one sentence: its token embeddings `(T, D)`, float32."""
+        block = np.ascontiguousarray(tokens, dtype="<f4").tobytes()
+        self._file.write(block)
+        self._starts.append(self._tokens)
+        self._lengths.append(len(tokens))
+        self._digests.append(int.from_bytes(hashlib.blake2b(block, digest_size=8).digest(), "little"))
+        self._tokens += len(tokens)
+
+    def finish(
+        self,
+        extra: Mapping[str, np.ndarray],
+        description: Mapping[str, Any],
+        order: Sequence[int] | None = None,
+    ) -> None:
+        """Write everything but the tokens.
+
+        Args:
+            extra: further arrays to keep.
+            description: where the tokens come from; must be representable as JSON.
+            order: sentence number of each appended sentence, where they were not appended in order.
+        """
+        numbers = np.arange(len(self._lengths)) if order is None else np.asarray(order)
+        arrays = {
+            "starts": np.array(self._starts, dtype=np.int64),
+            "lengths": np.array(self._lengths, dtype=np.int64),
+            "digests": np.array(self._digests, dtype=np.uint64),
+        }
+        for name, values in arrays.items():
+            arrays[name] = np.empty_like(values)
+            arrays[name][numbers] = values
+        arrays.update(extra)
+        contents = {"format": FORMAT_VERSION, "arrays": list(arrays), "description": dict(description)}
+        for array in (pack_json(contents), *arrays.values()):
+            np.save(self._file, array, allow_pickle=False)
+        self._file.seek(0)
+        self._write_tokens_header()
+
+
+@contextmanager
+def create_store(path: str | os.PathLike[str], dim: int) -> Iterator[TokenStoreWriter]:
+    """Open a new store for writing; `path` appears when the block ends without an error.
+
+    The block appends sentences of width `dim` and ends with `finish`.
+    """
+    with write_atomically(path) as file:
+        yield TokenStoreWriter(file, dim)
+
+
+def open_store(path: str | os.PathLike[str]) -> TokenStore:
+    """Open a store file. The tokens stay on disk until they are asked for.
+
+    Raises:
+        InputError: where the file is missing, is not a token store, or is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("no such file, expected a token store", path=path)
+    try:
+        with path.open("rb") as file:
+            shape, offset = _read_tokens_header(file)
+            tokens = np.memmap(path, dtype="<f4", mode="r", shape=shape, offset=offset) if shape[0] else np.empty(shape, np.float32)
+            file.seek(offset + tokens.nbytes)
+            contents = unpack_json(np.load(file, allow_pickle=False))
+            if contents["format"] != FORMAT_VERSION:
+                raise ValueError(f"format version {contents['format']}")
+            arrays = {name: np.load(file, allow_pickle=False) for name in contents["arrays"]}
+        starts, lengths, digests = (arrays.pop(name) for name in ("starts", "lengths", "digests"))
+        if len(lengths) and (min(starts.min(), lengths.min()) < 0 or (starts + lengths).max() > len(tokens)):
+            raise ValueError("sentences outside the tokens")
+        part = np.zeros(len(lengths), dtype=np.int64)
+        return TokenStore((tokens,), part, starts, lengths, digests, arrays, contents["description"])
+    except (ValueError, KeyError, TypeError, EOFError, OverflowError, MemoryError) as error:
+        raise InputError(f"not a token store of this version, or damaged ({error}); make it again", path=path) from error
+
+
+def _read_tokens_header(file: BinaryIO) -> tuple[tuple[int, int], int]:
+    """Shape `(N, D)` of the tokens and the position of the first of them in the file."""
+    if npy.read_magic(file) != (1, 0):
+        raise ValueError("unknown array version")
+    shape, fortran_order, dtype = npy.read_array_header_1_0(file)
+    if fortran_order or dtype != np.dtype("<f4") or len(shape) != 2:
+        raise ValueError("tokens are not float32 rows")
+    return shape, file.tell()
+
+
+def pack_json(value: Any) -> np.ndarray:
+    """`value` as JSON in a uint8 array, so that text can be stored beside numbers."""
+    return np.frombuffer(json.dumps(value, ensure_ascii=False).encode("utf-8"), dtype=np.uint8)
+
+
+def unpack_json(array: np.ndarray) -> Any:
+    """What `pack_json` packed."""
+    return json.loads(array.tobytes())
+
+
+def identity_of(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What tells a file from another one of the same name: size, time of change, hash of its first and last 64 KiB.
+
+    Cheap for files of any size; a cache made from the file is valid while this stays the same.
+    """
+    path = Path(path)
+    status = path.stat()
+    ends = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        ends.update(file.read(1 << 16))
+        file.seek(max(0, status.st_size - (1 << 16)))
+        ends.update(file.read(1 << 16))
+    return {"bytes": status.st_size, "changed_ns": status.st_mtime_ns, "ends": ends.hexdigest()}
+
+
+def cached_store(path: Path, description: Mapping[str, Any], build: Callable[[Path], None]) -> TokenStore:
+    """Open the store at `path`, made anew by `build(path)` unless it is there, whole, and of this `description`.
+
+    Raises:
+        InputError: where the folder of the store cannot be written.
+    """
+    try:
+        store = open_store(path)
+        if store.description == json.loads(json.dumps(description)):
+            return store
+    except InputError:
+        pass  # missing or damaged: made again
+    try:
+        build(path)
+    except PermissionError as error:
+        raise InputError("cannot write here, give another folder for token stores with --cache_dir", path=path.parent) from error
+    return open_store(path)
