@@ -1,0 +1,62 @@
+"""`model.bin`: a plain state dict, at most 20 MiB, written whole or not at all, read without unpickling objects."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+
+from atomic import write_atomically
+from errors import InputError
+from model import SentenceEncoder, read_config
+
+MAX_BYTES = 20 * 2**20
+
+
+def save_encoder(path: str | os.PathLike[str], encoder: SentenceEncoder) -> int:
+    """Write an encoder's state dict; a file it replaces is kept as `NAME.previous`.
+
+    Returns:
+        The size in bytes.
+
+    Raises:
+        InputError: where the file would be larger than 20 MiB; then nothing is written.
+    """
+    path = Path(path)
+    buffer = io.BytesIO()  # to memory first: the size is known before anything is replaced
+    torch.save({name: value.cpu().contiguous() for name, value in encoder.state_dict().items()}, buffer)
+    if buffer.tell() > MAX_BYTES:
+        raise InputError(
+            f"the encoder takes {buffer.tell() / 2**20:.1f} MiB, expected at most 20 MiB; choose a smaller "
+            "output_dim or hidden_dim",
+            path=path,
+        )
+    if path.exists():
+        with write_atomically(path.with_name(f"{path.name}.previous")) as file:
+            file.write(path.read_bytes())
+    with write_atomically(path) as file:
+        file.write(buffer.getvalue())
+    return buffer.tell()
+
+
+def load_encoder(path: str | os.PathLike[str]) -> SentenceEncoder:
+    """Rebuild an encoder of any architecture from its checkpoint alone, in evaluation mode, on the CPU.
+
+    Raises:
+        InputError: where the file is missing, damaged, or not a checkpoint of this project.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("no such file, expected a checkpoint such as model.bin", path=path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        encoder = SentenceEncoder(read_config(state))
+        encoder.load_state_dict(state)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, ValueError, TypeError, EOFError, KeyError) as error:
+        reason = str(error).split("\n", 1)[0][:200]
+        raise InputError(f"not a checkpoint of this project, or damaged: {reason}", path=path) from error
+    return encoder.eval()

@@ -1,0 +1,289 @@
+"""The sentence encoder: token embeddings `(B, T, 768)` in, unit sentence vectors `(B, output_dim)` out.
+
+This file and `model.bin` are all a judge needs; it imports torch and the standard library only.
+
+    from model import get_model
+    model = get_model()
+    model.load_state_dict(torch.load("model.bin", map_location="cpu", weights_only=True))
+    vectors = model.eval()(tokens)
+
+Three architectures share one form, pooling then head then unit length:
+
+    hybrid      per head of the tokens' dimensions a learned mix of attention and mean pooling; principal directions
+                and a residual MLP. It starts as mean pooling and learns only departures from it.
+    published   the recipe that this project starts from: project each token to 128, attention and mean pooling
+                mixed 0.7 : 0.3, project to 256.
+    mean        mean pooling, without parameters: the baseline.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PUBLISHED_TOKEN_DIM = 128
+PUBLISHED_ATTENTION_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """What an encoder is built from; a checkpoint carries it.
+
+    Attributes:
+        architecture: hybrid, published or mean.
+        input_dim: width D of a token embedding.
+        output_dim: width of a sentence vector (`mean` keeps D).
+        heads: groups of dimensions with an attention of their own (hybrid); divides D.
+        hidden_dim: width of the residual MLP (hybrid); 0 leaves it out.
+        dropout: share of values dropped in training (hybrid).
+    """
+
+    architecture: str = "hybrid"
+    input_dim: int = 768
+    output_dim: int = 256
+    heads: int = 8
+    hidden_dim: int = 512
+    dropout: float = 0.3
+
+
+def get_model(checkpoint: str | Path | None = None) -> SentenceEncoder:
+    """Build the encoder that a checkpoint was saved from, to load its weights into.
+
+    Args:
+        checkpoint: a `model.bin`. By default the one beside this file and, where there is none, the default
+            architecture.
+
+    Returns:
+        The encoder in that architecture, with fresh weights.
+
+    Raises:
+        ValueError: where the file is not a checkpoint of this project.
+    """
+    beside = Path(__file__).with_name("model.bin")
+    if checkpoint is None and not beside.exists():
+        return SentenceEncoder(EncoderConfig())
+    return SentenceEncoder(read_config(torch.load(checkpoint or beside, map_location="cpu", weights_only=True)))
+
+
+class SentenceEncoder(nn.Module):
+    """Sentence vectors of unit length from token embeddings."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        """Build an encoder with fresh weights.
+
+        Raises:
+            ValueError: for an unknown architecture, or sizes that do not fit together.
+        """
+        super().__init__()
+        self.config = config
+        self.tokens_from: dict[str, Any] = {}  # backbone and layers of the tokens it was trained on, where known
+        self.pooling: nn.Module
+        self.head: nn.Module
+        if config.architecture == "hybrid":
+            self.pooling = HybridPooling(config.input_dim, config.heads)
+            self.head = ResidualHead(config.input_dim, config.output_dim, config.hidden_dim, config.dropout)
+        elif config.architecture == "published":
+            self.pooling = PublishedPooling(config.input_dim)
+            self.head = nn.Linear(PUBLISHED_TOKEN_DIM, config.output_dim)
+        elif config.architecture == "mean":
+            if config.output_dim != config.input_dim:
+                raise ValueError(f"output_dim is {config.output_dim}, but mean pooling keeps input_dim {config.input_dim}")
+            self.pooling = MeanPooling()
+            self.head = nn.Identity()
+        else:
+            raise ValueError(f"architecture is {config.architecture!r}, expected hybrid, published or mean")
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Encode a batch.
+
+        Args:
+            tokens: `(B, T, D)`, right-padded with all-zero rows. A sentence's length is the position of its last
+                non-zero row; zero rows before that are tokens.
+
+        Returns:
+            `(B, output_dim)`, unit length. A sentence of padding only gives a unit vector too, always the same one.
+        """
+        if tokens.shape[1] == 0:
+            tokens = tokens.new_zeros(tokens.shape[0], 1, tokens.shape[2])
+        return unit_length(self.head(self.pooling(tokens, sentence_lengths(tokens))))
+
+    @torch.no_grad()
+    def start_as_mean_pooling(self, sentences: Tensor) -> None:
+        """Make the encoder begin where mean pooling is, as nearly as `output_dim` allows (hybrid only).
+
+        Attention is uniform and the residual MLP zero from the start. What is left is the projection: the principal
+        directions of the mean-pooled training sentences keep the most of their inner products.
+
+        Args:
+            sentences: `(n, D)`, mean-pooled training sentences.
+        """
+        if isinstance(self.head, ResidualHead):
+            vectors = sentences.double()
+            _, directions = torch.linalg.eigh(vectors.T @ vectors)
+            self.head.projection.weight.copy_(directions.flip(1).T[: self.config.output_dim])
+
+    def get_extra_state(self) -> Tensor:
+        """The configuration as JSON in a uint8 tensor, so that a checkpoint says what it is."""
+        text = json.dumps({"config": asdict(self.config), "tokens_from": self.tokens_from}, sort_keys=True)
+        return torch.frombuffer(bytearray(text, "utf-8"), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over what a checkpoint says of itself.
+
+        Raises:
+            ValueError: where the checkpoint is of another architecture; the message says what differs.
+        """
+        contents = _read_extra_state(state)
+        theirs, ours = asdict(_config_from(contents)), asdict(self.config)
+        differences = [
+            f"{name} is {theirs[name]!r}, here {ours[name]!r}"
+            for name in ours
+            if theirs[name] != ours[name] and name != "dropout"  # holds no weights
+        ]
+        if differences:
+            raise ValueError(f"checkpoint of another encoder: {'; '.join(differences)}. get_model(path) builds the right one.")
+        self.tokens_from = contents["tokens_from"]
+
+
+def mean_pooling(input_dim: int) -> SentenceEncoder:
+    """The baseline as an encoder: mean pooling of tokens `(B, T, input_dim)`, nothing learned."""
+    return SentenceEncoder(EncoderConfig("mean", input_dim=input_dim, output_dim=input_dim))
+
+
+class MeanPooling(nn.Module):
+    """The mean over the tokens of a sentence."""
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """`(B, T, D)` and lengths `(B,)` to `(B, D)`; padding is zero and adds nothing to the sum."""
+        return tokens.sum(1) / lengths.clamp(min=1)[:, None]
+
+
+class HybridPooling(nn.Module):
+    """Attention pooling mixed with mean pooling, for each head of D / heads dimensions.
+
+    Scores begin at zero, so attention begins as the mean, and so does the mix whatever its share.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        if heads < 1 or dim % heads:
+            raise ValueError(f"heads is {heads}, expected a divisor of input_dim {dim}")
+        self.heads = heads
+        self.score = nn.Linear(dim, heads, bias=False)
+        self.attention_share = nn.Parameter(torch.zeros(heads))  # sigmoid(0): half attention, half mean
+        nn.init.zeros_(self.score.weight)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """`(B, T, D)` and lengths `(B,)` to `(B, D)`."""
+        weights = self.token_weights(tokens, lengths)
+        split = tokens.unflatten(2, (self.heads, -1))
+        return torch.einsum("bth,bthd->bhd", weights, split).flatten(1)
+
+    def token_weights(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Each token's share of the sentence, for each head: `(B, T, heads)`, sums to 1 over T."""
+        attention = masked_softmax(self.score(tokens), lengths)
+        mean = token_mask(tokens, lengths) / lengths.clamp(min=1)[:, None]
+        share = self.attention_share.sigmoid()
+        return share * attention + (1 - share) * mean[:, :, None]
+
+
+class PublishedPooling(nn.Module):
+    """The published recipe: tokens to 128 dimensions, then 0.7 attention pooling + 0.3 mean pooling."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.token_encoder = nn.Sequential(nn.Linear(dim, PUBLISHED_TOKEN_DIM), nn.LayerNorm(PUBLISHED_TOKEN_DIM), nn.GELU())
+        self.score = nn.Linear(PUBLISHED_TOKEN_DIM, 1)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """`(B, T, D)` and lengths `(B,)` to `(B, 128)`."""
+        encoded = self.token_encoder(tokens)
+        attention = masked_softmax(self.score(encoded), lengths)
+        mask = token_mask(tokens, lengths)[:, :, None]
+        mean = (encoded * mask).sum(1) / lengths.clamp(min=1)[:, None]
+        return PUBLISHED_ATTENTION_SHARE * (encoded * attention).sum(1) + (1 - PUBLISHED_ATTENTION_SHARE) * mean
+
+
+class ResidualHead(nn.Module):
+    """A linear projection plus a small MLP on its result that begins at zero."""
+
+    def __init__(self, dim: int, output_dim: int, hidden_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.projection = nn.Linear(dim, output_dim)
+        nn.init.orthogonal_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
+        self.departure: nn.Sequential | None = None
+        if hidden_dim:
+            last = nn.Linear(hidden_dim, output_dim)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.departure = nn.Sequential(
+                nn.LayerNorm(output_dim), nn.Linear(output_dim, hidden_dim), nn.GELU(), nn.Dropout(dropout), last
+            )
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """`(B, D)` to `(B, output_dim)`."""
+        projected = self.projection(self.dropout(pooled))
+        return projected if self.departure is None else projected + self.departure(projected)
+
+
+def sentence_lengths(tokens: Tensor) -> Tensor:
+    """The length of each sentence `(B,)`: the position of its last non-zero row in `(B, T, D)`."""
+    positions = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+    return ((tokens != 0).any(2) * positions).amax(1)
+
+
+def token_mask(tokens: Tensor, lengths: Tensor) -> Tensor:
+    """`(B, T)`, true where a row of `(B, T, D)` is a token and not padding."""
+    return torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+
+
+def masked_softmax(scores: Tensor, lengths: Tensor) -> Tensor:
+    """Softmax over the tokens of each sentence: `(B, T, H)` to `(B, T, H)`, zero on padding, zero without tokens."""
+    mask = token_mask(scores, lengths)[:, :, None]
+    lowest = torch.finfo(scores.dtype).min  # not -inf: a sentence without tokens must stay finite
+    return scores.masked_fill(~mask, lowest).softmax(1) * mask
+
+
+def unit_length(vectors: Tensor) -> Tensor:
+    """Scale `(B, K)` to length 1; a zero vector becomes the first unit vector."""
+    largest = vectors.detach().abs().amax(1, keepdim=True)
+    safe = torch.where(largest > 0, vectors / largest.clamp(min=torch.finfo(vectors.dtype).tiny), _first_axis(vectors))
+    return safe / safe.norm(dim=1, keepdim=True)  # divided by the largest before: squares neither vanish nor overflow
+
+
+def _first_axis(vectors: Tensor) -> Tensor:
+    return torch.eye(1, vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
+
+
+def read_config(state: dict[str, Any]) -> EncoderConfig:
+    """The configuration in a state dict.
+
+    Raises:
+        ValueError: where it carries none.
+    """
+    if not isinstance(state, dict) or "_extra_state" not in state:
+        raise ValueError("not a checkpoint of this encoder: it carries no configuration")
+    return _config_from(_read_extra_state(state["_extra_state"]))
+
+
+def _read_extra_state(state: Tensor) -> dict[str, Any]:
+    try:
+        contents = json.loads(bytes(state.cpu().tolist()).decode("utf-8"))
+        return {"config": dict(contents["config"]), "tokens_from": dict(contents["tokens_from"])}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError("not a checkpoint of this encoder: its configuration is damaged") from error
+
+
+def _config_from(contents: dict[str, Any]) -> EncoderConfig:
+    known = {field.name for field in fields(EncoderConfig)}
+    if set(contents["config"]) != known:
+        unknown = sorted(set(contents["config"]) ^ known)
+        raise ValueError(f"checkpoint of another version: its configuration differs in {', '.join(unknown)}")
+    return EncoderConfig(**contents["config"])
