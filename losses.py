@@ -1,0 +1,99 @@
+"""Losses over a batch of sentence pairs: pure functions of embeddings and labels.
+
+Every loss takes the embeddings of B first sentences and their B second sentences, `(B, K)` each and of unit length,
+and gives a scalar that is smaller the better. `LOSSES` names them for recipes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def nt_xent(first: Tensor, second: Tensor, labels: Tensor | None = None, *, temperature: float = 0.05) -> Tensor:
+    """Normalised temperature-scaled cross-entropy: a pair is the positive, all other sentences are negatives.
+
+    Each of the 2B sentences must pick its partner among the 2B - 1 others. Labels are not used: give it pairs that
+    mean the same. Range: 0 and more; log(2B - 1) where all sentences are alike.
+
+    Source: Chen et al. 2020, A Simple Framework for Contrastive Learning of Visual Representations, eq. 1.
+
+    Args:
+        first: `(B, K)`, unit length.
+        second: `(B, K)`, unit length.
+        labels: ignored.
+        temperature: what similarities are divided by; the smaller, the more the hardest negatives count.
+    """
+    n = len(first)
+    sentences = torch.cat([first, second])
+    similarity = sentences @ sentences.T / temperature
+    similarity = similarity.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=first.device), -torch.inf)
+    partner = torch.arange(2 * n, device=first.device).roll(n)
+    return F.cross_entropy(similarity, partner)
+
+
+def cosine_mse(first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+    """Mean squared error between `(cos + 1) / 2` and `label / 5`.
+
+    It asks for the value of a similarity, not only its rank: prefer CoSENT where the score is a rank correlation.
+    Range: 0 to 1. Source: the published recipe.
+
+    Args:
+        first: `(B, K)`, unit length.
+        second: `(B, K)`, unit length.
+        labels: `(B,)`, 0 to 5.
+    """
+    return F.mse_loss(((first * second).sum(1) + 1) / 2, labels / 5)
+
+
+def hard_negative_margin(first: Tensor, second: Tensor, labels: Tensor | None = None, *, margin: float = 0.2) -> Tensor:
+    """The most similar other sentence of the batch must stay a margin below the pair.
+
+    `mean over all 2B sentences of max(0, margin + cos(sentence, hardest other) - cos(pair))`. Range: 0 to 2 + margin;
+    0 for a single pair. Source: the published recipe; the hardest negative as in Faghri et al. 2018, VSE++, eq. 6.
+
+    Args:
+        first: `(B, K)`, unit length.
+        second: `(B, K)`, unit length.
+        labels: ignored.
+        margin: how far below, in cosine.
+    """
+    n = len(first)
+    if n < 2:
+        return (first * second).sum() * 0
+    sentences = torch.cat([first, second])
+    own = torch.eye(n, dtype=torch.bool, device=first.device).repeat(2, 2)
+    hardest = (sentences @ sentences.T).masked_fill(own, -torch.inf).amax(1)
+    pair = (first * second).sum(1).repeat(2)
+    return F.relu(margin + hardest - pair).mean()
+
+
+def cosent(first: Tensor, second: Tensor, labels: Tensor, *, scale: float = 20.0) -> Tensor:
+    """CoSENT: pairs with a higher label must have a higher cosine, for all pairs of pairs in the batch.
+
+    `log(1 + sum of exp(scale * (cos_i - cos_j)) over all i, j with label_i < label_j)`. A smooth stand-in for rank
+    correlation. Range: 0 and more; 0 where all labels are equal.
+
+    Source: Su 2022, CoSENT, https://kexue.fm/archives/8847.
+
+    Args:
+        first: `(B, K)`, unit length.
+        second: `(B, K)`, unit length.
+        labels: `(B,)`; only their order counts.
+        scale: the inverse of the temperature; the larger, the more the worst inversions count.
+    """
+    cosine = scale * (first * second).sum(1)
+    differences = cosine[:, None] - cosine[None, :]
+    ordered = labels[:, None] < labels[None, :]
+    return torch.logsumexp(torch.cat([differences.new_zeros(1), differences[ordered]]), dim=0)
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "nt_xent": nt_xent,
+    "cosine_mse": cosine_mse,
+    "hard_negative_margin": hard_negative_margin,
+    "cosent": cosent,
+}
