@@ -1,0 +1,224 @@
+"""Sentence pairs with labels, from any source, as padded batches of token embeddings.
+
+The way of the data:
+
+    .dat files ──> token store ──> PairData ──> split by groups ──> padded batches (B, T, D)
+    text pairs ────────┘
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import GroupKFold
+
+from dat_files import TOKEN_DIM, find_dat_files, read_label_file, read_token_file, write_dat_files
+from errors import InputError
+from text_files import TextPairs, is_text, read_text_pairs
+from text_store import text_store
+from token_store import TokenStore, open_store, unpack_json
+
+
+@dataclass(frozen=True)
+class PairData:
+    """n sentence pairs over a token store.
+
+    Attributes:
+        tokens: the token embeddings of all sentences.
+        first: `(n,)`, the sentence number of each pair's first sentence.
+        second: `(n,)`, the same for the second.
+        labels: `(n,)`, float32, similarity 0-5.
+        sentences: the text of each sentence in `tokens`, where it is known.
+    """
+
+    tokens: TokenStore
+    first: np.ndarray
+    second: np.ndarray
+    labels: np.ndarray
+    sentences: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, rows: np.ndarray) -> PairData:
+        """Only the pairs `rows` (numbers or a mask)."""
+        return replace(self, first=self.first[rows], second=self.second[rows], labels=self.labels[rows])
+
+    def text(self) -> TextPairs:
+        """The pairs as text.
+
+        Raises:
+            InputError: where the text is not known.
+        """
+        if self.sentences is None:
+            raise InputError("the text of these sentences is not known: there was no file of sentences")
+        first, second = ([self.sentences[i] for i in side] for side in (self.first, self.second))
+        return TextPairs(first, second, self.labels)
+
+
+def open_pairs(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    dim: int | None = TOKEN_DIM,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> PairData:
+    """Open sentence pairs.
+
+    Args:
+        paths: one `.store` file made by prepare_data.py; or one file of text pairs, `.csv` or `.tsv`, which the
+            default backbone encodes; or a folder with the challenge's `.dat` files; or the paths of these files.
+        dim: the width of token embeddings in `.dat` files; None accepts any.
+        cache_dir: where to keep the token stores made on the way, instead of beside the files.
+
+    Raises:
+        InputError: where something is missing, damaged or contradictory.
+    """
+    path = Path(paths[0])
+    if len(paths) > 1 or path.is_dir():
+        return open_dat_pairs(paths, dim=dim, cache_dir=cache_dir)
+    if is_text(path):
+        store = text_store(path, store_path=Path(cache_dir) / f"{path.name}.store" if cache_dir else None)
+    else:
+        store = open_store(path)
+    try:
+        sentences = unpack_json(store.extra["sentences"])
+        return PairData(store, store.extra["first"], store.extra["second"], store.extra["labels"], sentences)
+    except KeyError as error:
+        raise InputError(f"this token store holds no pairs ({error} is missing)", path=path) from error
+
+
+def open_dat_pairs(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    dim: int | None = TOKEN_DIM,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> PairData:
+    """Open the challenge's four files; see `dat_files.find_dat_files` for how they are told apart.
+
+    Raises:
+        InputError: also where the files differ in length, or two files give different labels to a pair.
+    """
+    files = find_dat_files(paths)
+    text = read_text_pairs(files.sentences) if files.sentences else None
+    labels = text.labels if text else None
+    if files.labels:
+        stated = read_label_file(files.labels, known=labels)
+        if text:
+            _same_length(files.labels, len(stated), files.sentences, len(text))
+        if labels is not None and not np.array_equal(stated, labels):
+            row = int(np.argmax(stated != labels))
+            raise InputError(
+                f"label {stated[row]:g}, but {files.sentences} says {labels[row]:g} for the same pair",
+                path=files.labels,
+                line=row + 1,
+            )
+        labels = stated
+    assert labels is not None
+    first, second = (read_token_file(path, dim=dim, cache_dir=cache_dir) for path in (files.first, files.second))
+    for path, store in ((files.first, first), (files.second, second)):
+        _same_length(path, len(store), files.labels or files.sentences, len(labels))
+    if first.dim != second.dim:
+        raise InputError(f"dim is {second.dim}, expected {first.dim} as in {files.first}", path=files.second)
+    numbers = np.arange(len(labels))
+    sentences = text.first + text.second if text else None
+    return PairData(first.followed_by(second), numbers, numbers + len(labels), labels, sentences)
+
+
+def _same_length(path: Path, rows: int, other: Path | None, expected: int) -> None:
+    if rows != expected:
+        raise InputError(f"{rows} rows, expected {expected} as in {other}", path=path)
+
+
+def write_dat_pairs(folder: str | os.PathLike[str], pairs: PairData) -> None:
+    """Write pairs whose text is known as the challenge's four files."""
+    first, second = ((pairs.tokens.sentence(i) for i in side) for side in (pairs.first, pairs.second))
+    write_dat_files(folder, pairs.text(), first, second)
+
+
+def split_by_groups(pairs: PairData, fraction: float, seed: int) -> tuple[PairData, PairData]:
+    """Split into training and validation pairs so that no sentence is in both.
+
+    Pairs that share a sentence, directly or through others, form a group and stay together. Sentences are the same
+    where their tokens are the same.
+
+    Args:
+        pairs: the pairs to split.
+        fraction: the part of them to validate on, between 0 and 0.5; groups make it approximate.
+        seed: chooses the groups.
+
+    Raises:
+        InputError: where the pairs hang together so closely that they cannot be split.
+    """
+    parts = round(1 / fraction)
+    groups = sentence_groups(pairs)
+    n_groups = groups.max() + 1
+    if n_groups < parts:
+        raise InputError(
+            f"cannot set {fraction:.0%} of {len(pairs)} pairs apart: through shared sentences they form only {n_groups} "
+            "groups; give validation pairs of their own with --validation"
+        )
+    # GroupKFold balances the parts and breaks ties by group number: numbering the groups at random makes it random.
+    numbers = np.random.default_rng(seed).permutation(n_groups)[groups]
+    training, validation = next(GroupKFold(parts).split(numbers, groups=numbers))
+    return pairs.select(training), pairs.select(validation)
+
+
+def sentence_groups(pairs: PairData) -> np.ndarray:
+    """The group number `(n,)` of each pair: connected components of pairs that share sentences."""
+    _, same = np.unique(pairs.tokens.digests, return_inverse=True)
+    first, second = same[pairs.first], same[pairs.second]
+    n = len(same)
+    _, component = connected_components(coo_array((np.ones(len(pairs)), (first, second)), shape=(n, n)), directed=False)
+    return np.unique(component[first], return_inverse=True)[1]
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """B pairs, their 2B sentences padded in buckets of similar length.
+
+    Attributes:
+        buckets: token embeddings `(b, T, D)`, all buckets together 2B sentences; T differs from one to the next.
+        position: `(2B,)`, where in the buckets, one after the other, the first sentence of each pair is, then the
+            second of each.
+        labels: `(B,)`, 0-5.
+    """
+
+    buckets: list[torch.Tensor]
+    position: torch.Tensor
+    labels: torch.Tensor
+
+
+def training_batches(pairs: PairData, batch_size: int, rng: np.random.Generator, buckets: int = 4) -> Iterator[PairBatch]:
+    """All pairs once, in random order.
+
+    Which pairs meet in a batch is left to chance: batches of one length would compare news with news and captions with
+    captions only. Padding is saved within the batch instead. A last batch of a single pair is left out, because no
+    loss over a batch can learn from it.
+
+    Args:
+        pairs: the training pairs.
+        batch_size: pairs in a batch, B.
+        rng: source of the order.
+        buckets: how many buckets a batch is padded in.
+    """
+    order = rng.permutation(len(pairs))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        if len(rows) == 1:
+            continue
+        sentences = np.concatenate([pairs.first[rows], pairs.second[rows]])
+        by_length = np.argsort(pairs.tokens.lengths[sentences], kind="stable")
+        position = np.empty_like(by_length)
+        position[by_length] = np.arange(len(by_length))
+        yield PairBatch(
+            buckets=[pairs.tokens.padded(sentences[bucket]) for bucket in np.array_split(by_length, buckets) if len(bucket)],
+            position=torch.from_numpy(position),
+            labels=torch.from_numpy(pairs.labels[rows]),
+        )

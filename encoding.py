@@ -1,0 +1,49 @@
+"""Sentence vectors of many stored sentences."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from data import PairData
+from model import SentenceEncoder
+from token_store import TokenStore
+
+
+@torch.inference_mode()
+def encode(encoder: SentenceEncoder, tokens: TokenStore, indices: np.ndarray, *, batch_size: int = 128) -> torch.Tensor:
+    """Encode sentences of a token store, each different one once, in batches of similar length.
+
+    Args:
+        encoder: runs on its own device, in evaluation mode.
+        tokens: the token store.
+        indices: `(n,)`, the sentence numbers; a number may occur more than once.
+        batch_size: sentences in a batch.
+
+    Returns:
+        `(n, output_dim)`, float32, on the CPU, row i for `indices[i]`.
+    """
+    was_training = encoder.training
+    encoder.eval()
+    device = device_of(encoder)
+    # Equal tokens are one sentence whatever their number: the result does not depend on how often a store repeats them.
+    _, sample, inverse = np.unique(tokens.digests[indices], return_index=True, return_inverse=True)
+    unique = indices[sample]
+    order = np.argsort(tokens.lengths[unique], kind="stable")
+    vectors = torch.empty(len(unique), encoder.config.output_dim)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        vectors[torch.from_numpy(rows)] = encoder(tokens.padded(unique[rows]).to(device)).cpu()
+    encoder.train(was_training)
+    return vectors[torch.from_numpy(inverse)]
+
+
+def encode_pairs(encoder: SentenceEncoder, pairs: PairData) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sentence vectors `(n, output_dim)` of the first and of the second sentences of n pairs."""
+    vectors = encode(encoder, pairs.tokens, np.concatenate([pairs.first, pairs.second]))
+    return vectors[: len(pairs)], vectors[len(pairs) :]
+
+
+def device_of(encoder: SentenceEncoder) -> torch.device:
+    """The device an encoder's weights lie on; the CPU for one without weights."""
+    return next((parameter.device for parameter in encoder.parameters()), torch.device("cpu"))
