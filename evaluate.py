@@ -1,0 +1,130 @@
+"""A trained encoder beside mean pooling of the same tokens, in one table.
+
+Example:
+
+    python evaluate.py --model model.bin --data stores/stsb/test.store
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from checkpoint import load_encoder
+from cli import PAIRS_HELP, make_parser, run_command
+from data import PairData, open_pairs
+from encoding import encode_pairs
+from errors import InputError
+from metrics import mae, mse, pearson, spearman
+from model import SentenceEncoder, mean_pooling
+from starter import STARTER_TEST
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How well an encoder's cosines agree with the labels of n pairs.
+
+    Attributes:
+        spearman: rank correlation of cosine and label.
+        pearson: linear correlation of cosine and label.
+        mse: mean squared error between cosine and label / 5.
+        mae: mean absolute error between cosine and label / 5.
+        pairs: n.
+    """
+
+    spearman: float
+    pearson: float
+    mse: float
+    mae: float
+    pairs: int
+
+
+def score(encoder: SentenceEncoder, pairs: PairData) -> Scores:
+    """Encode all pairs and compare their cosines with their labels."""
+    first, second = encode_pairs(encoder, pairs)
+    return score_vectors(first, second, pairs.labels)
+
+
+def score_vectors(first: torch.Tensor, second: torch.Tensor, labels: np.ndarray) -> Scores:
+    """Compare the cosines of unit vectors `(n, K)` and `(n, K)` with labels `(n,)`, 0-5."""
+    cosine = (first * second).sum(1).numpy()
+    similarity = labels / 5
+    return Scores(
+        spearman=spearman(cosine, labels),
+        pearson=pearson(cosine, labels),
+        mse=mse(cosine, similarity),
+        mae=mae(cosine, similarity),
+        pairs=len(labels),
+    )
+
+
+def score_table(columns: Mapping[str, Mapping[str, float | int | str]]) -> str:
+    """A text table: one column for each encoder, one row for each figure."""
+    rows = {name: [str(name)] for name in next(iter(columns.values()))}
+    for figures in columns.values():
+        for name, value in figures.items():
+            rows[name].append(f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value)
+    lines = [["", *columns], *rows.values()]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))])
+        for line in lines
+    )
+
+
+def compare(encoder: SentenceEncoder, pairs: PairData) -> dict[str, dict[str, float | int]]:
+    """Figures of mean pooling and of the encoder on the same pairs, by name.
+
+    Sentences per second counts different sentences, encoding alone, on the threads that torch has.
+    """
+    figures: dict[str, dict[str, float | int]] = {}
+    for name, candidate in (("mean pooling", mean_pooling(pairs.tokens.dim)), ("encoder", encoder)):
+        candidate.eval()
+        encode_pairs(candidate, pairs.select(np.arange(min(len(pairs), 256))))  # tokens into the page cache, once
+        begin = time.perf_counter()
+        first, second = encode_pairs(candidate, pairs)
+        seconds = time.perf_counter() - begin
+        different = len(np.unique(pairs.tokens.digests[np.concatenate([pairs.first, pairs.second])]))
+        figures[name] = {
+            **asdict(score_vectors(first, second, pairs.labels)),
+            "output dim": candidate.config.output_dim,
+            "parameters": sum(parameter.numel() for parameter in candidate.parameters()),
+            "sentences/s": round(different / seconds),
+        }
+    return figures
+
+
+def check_fits(encoder: SentenceEncoder, pairs: PairData) -> None:
+    """Raise InputError where an encoder and data have tokens of different width."""
+    if encoder.config.input_dim != pairs.tokens.dim:
+        raise InputError(f"the encoder takes token embeddings {encoder.config.input_dim} wide, these data have {pairs.tokens.dim}")
+
+
+def main() -> None:
+    """Command line."""
+    parser = make_parser("evaluate.py", __doc__)
+    parser.add_argument("--model", default="model.bin", help="checkpoint to evaluate")
+    parser.add_argument("--data", nargs="+", help=f"pairs: {PAIRS_HELP} (default: the test part of the starter pairs)")
+    parser.add_argument("--cache_dir", help="folder for token stores, instead of beside their sources")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args()
+    encoder = load_encoder(options.model)
+    pairs = open_pairs(options.data or [STARTER_TEST], cache_dir=options.cache_dir)
+    check_fits(encoder, pairs)
+    figures = compare(encoder, pairs)
+    size = os.path.getsize(options.model)
+    if options.json:
+        print(json.dumps({"model": options.model, "bytes": size, **figures}, indent=2))
+    else:
+        print(score_table(figures))
+        print(f"\n{options.model}: {size / 2**20:.2f} MiB of at most 20")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,229 @@
+"""A recipe: everything that decides what training does. Read from `configs/*.yaml`, any field from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from errors import InputError
+from losses import LOSSES
+from model import EncoderConfig, SentenceEncoder
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+@dataclass
+class LossTerm:
+    """One loss of a phase, named by its key; see losses.py.
+
+    Args:
+        weight: factor of this loss in the sum.
+        every: add it to every n-th batch only.
+        options: settings of the loss, such as temperature, margin, scale.
+    """
+
+    weight: float = 1.0
+    every: int = 1
+    options: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Phase:
+    """A stretch of training with losses of its own.
+
+    Args:
+        epochs: passes over the training pairs.
+        losses: the losses that are summed, by name.
+        select: what the best weights are chosen by on the validation pairs after each epoch.
+        min_label: train on pairs with at least this label, 0-5.
+    """
+
+    epochs: int = 1
+    losses: dict[str, LossTerm] = field(default_factory=dict)
+    select: Literal["spearman", "loss", "none"] = "spearman"
+    min_label: float = 0.0
+
+
+@dataclass
+class Recipe:
+    """The recipe.
+
+    Args:
+        encoder: what is trained; input_dim is taken from the data.
+        start: baseline starts as mean pooling, random from random weights.
+        never_below_baseline: end with mean pooling itself where training did not do better on the validation pairs.
+        phases: by name, in their order; e.g. --phases.graded.epochs 30.
+        batch_size: pairs in a batch.
+        learning_rate: the peak, after warm-up.
+        min_learning_rate: the end of the cosine.
+        warmup_epochs: epochs of linear warm-up.
+        weight_decay: of AdamW.
+        clip_norm: the largest norm of the gradient.
+        accumulation: batches in a step of the optimiser.
+        validation_fraction: part of the pairs to validate on where no validation pairs are given.
+        seed: of everything random.
+    """
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    start: Literal["baseline", "random"] = "baseline"
+    never_below_baseline: bool = True
+    phases: dict[str, Phase] = field(default_factory=dict)
+    batch_size: int = 64
+    learning_rate: float = 3e-4
+    min_learning_rate: float = 1e-6
+    warmup_epochs: float = 1.5
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    accumulation: int = 1
+    validation_fraction: float = 0.1
+    seed: int = 0
+
+
+def add_recipe_arguments(parser: ArgumentParser) -> None:
+    """Add `--preset`, `--config` and one option for each field of a recipe."""
+    parser.add_argument("--preset", default="default", help=f"recipe that comes with the project: {', '.join(preset_names())}")
+    parser.add_argument("--config", metavar="FILE", help="recipe of your own, YAML; fields it leaves out have the defaults below")
+    parser.add_class_arguments(Recipe, None)
+
+
+def parse_recipe(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Recipe, Any]:
+    """Read a command line that has recipe arguments: the recipe file first, single fields over it.
+
+    Args:
+        parser: where `add_recipe_arguments` added them.
+        arguments: the command line.
+
+    Returns:
+        The recipe, checked, and all options.
+
+    Raises:
+        InputError: for an unknown preset, a file that is no recipe, or a field that cannot be trained with.
+    """
+    # Fields of phases go into the file's phases before types are checked: the parser reaches only one level deep.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="default")
+    first.add_argument("--config")
+    chosen, rest = first.parse_known_args(arguments)
+    path = Path(chosen.config) if chosen.config else preset_path(chosen.preset)
+    contents = read_recipe_file(path)
+    try:
+        parser.parse_args(_as_arguments(contents))
+    except argparse.ArgumentError as error:
+        raise InputError(f"not a recipe: {error}", path=path) from error
+    rest = _apply_phase_options(contents, rest)
+    options = parser.instantiate(parser.parse_args([*_as_arguments(contents), *rest]))
+    recipe = Recipe(**{field.name: options[field.name] for field in fields(Recipe)})
+    check_recipe(recipe)
+    return recipe, options
+
+
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """The fields in a recipe file.
+
+    Raises:
+        InputError: where it is missing or not a YAML mapping.
+    """
+    if not path.is_file():
+        raise InputError("no such file, expected a recipe in YAML", path=path)
+    try:
+        contents = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else None
+        raise InputError(f"not YAML: {getattr(error, 'problem', error)}", path=path, line=line) from error
+    if not isinstance(contents, dict):
+        raise InputError("expected a recipe: a YAML mapping of fields to values", path=path)
+    return contents
+
+
+def _apply_phase_options(contents: dict[str, Any], arguments: Sequence[str]) -> list[str]:
+    """Put `--phases.NAME.FIELD VALUE` into a recipe's fields; the other arguments are returned."""
+    rest: list[str] = []
+    queue: list[str] = []
+    for argument in arguments:
+        queue += argument.split("=", 1) if argument.startswith("--phases.") else [argument]
+    while queue:
+        argument = queue.pop(0)
+        if not argument.startswith("--phases.") or argument == "--phases.help":
+            rest.append(argument)
+            continue
+        if not queue:
+            raise InputError(f"{argument} has no value")
+        place = contents
+        *keys, last = argument.removeprefix("--").split(".")
+        for key in keys:
+            place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                raise InputError(f"{argument}: {key} is a value and has no fields")
+        place[last] = yaml.safe_load(queue.pop(0))
+    return rest
+
+
+def _as_arguments(contents: dict[str, Any]) -> list[str]:
+    """A recipe file's fields as a command line, so that both are checked by the same parser."""
+    flat = {key: value for key, value in contents.items() if key != "encoder"}
+    flat |= {f"encoder.{key}": value for key, value in (contents.get("encoder") or {}).items()}
+    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in flat.items()]
+
+
+def preset_names() -> list[str]:
+    """The recipes in configs/."""
+    return sorted(config.stem for config in CONFIGS.glob("*.yaml"))
+
+
+def preset_path(name: str) -> Path:
+    """The file of a preset.
+
+    Raises:
+        InputError: where there is none of that name.
+    """
+    if name not in preset_names():
+        raise InputError(f"no preset {name!r}, expected one of {', '.join(preset_names())}")
+    return CONFIGS / f"{name}.yaml"
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise InputError for the first field that cannot be trained with."""
+    positive = ("batch_size", "learning_rate", "clip_norm", "accumulation")
+    not_negative = ("min_learning_rate", "warmup_epochs", "weight_decay", "seed")
+    for name in (*positive, *not_negative):
+        value, least = getattr(recipe, name), "above 0" if name in positive else "0 or more"
+        if not (value > 0 if name in positive else value >= 0):
+            raise InputError(f"recipe: {name} is {value}, expected {least}")
+    if recipe.batch_size < 2:
+        raise InputError("recipe: batch_size is 1, expected 2 or more: losses compare the pairs of a batch")
+    if not 0 < recipe.validation_fraction <= 0.5:
+        raise InputError(f"recipe: validation_fraction is {recipe.validation_fraction}, expected above 0 and at most 0.5")
+    if not recipe.phases:
+        raise InputError("recipe: no phases, expected at least one")
+    for name, phase in recipe.phases.items():
+        _check_phase(f"recipe: phases.{name}", phase)
+    try:
+        SentenceEncoder(recipe.encoder)
+    except ValueError as error:
+        raise InputError(f"recipe: encoder: {error}") from error
+
+
+def _check_phase(place: str, phase: Phase) -> None:
+    if phase.epochs < 0:
+        raise InputError(f"{place}.epochs is {phase.epochs}, expected 0 or more")
+    if not phase.losses:
+        raise InputError(f"{place}.losses is empty, expected one of {', '.join(LOSSES)}")
+    for name, term in phase.losses.items():
+        if name not in LOSSES:
+            raise InputError(f"{place}.losses: no loss {name!r}, expected one of {', '.join(LOSSES)}")
+        parameters = inspect.signature(LOSSES[name]).parameters.values()
+        known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+        for option in term.options:
+            if option not in known:
+                raise InputError(f"{place}.losses.{name}: no option {option!r}, expected one of {', '.join(known) or 'none'}")
+        if term.every < 1:
+            raise InputError(f"{place}.losses.{name}.every is {term.every}, expected 1 or more")

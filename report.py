@@ -1,0 +1,94 @@
+"""What a training run leaves behind: history, recipe, figures, a curve."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn
+import torch
+import yaml
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from atomic import write_atomically, write_text_atomically
+from recipe import Recipe
+from training import EpochRecord
+
+
+def write_history(path: Path, history: Sequence[EpochRecord]) -> None:
+    """One row of CSV for each epoch, named after the fields of EpochRecord."""
+    text = io.StringIO()
+    rows = csv.DictWriter(text, [field.name for field in fields(EpochRecord)], lineterminator="\n")
+    rows.writeheader()
+    for record in history:
+        rows.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in asdict(record).items()})
+    write_text_atomically(path, text.getvalue())
+
+
+def write_recipe(path: Path, recipe: Recipe) -> None:
+    """The recipe as YAML that `--config` reads."""
+    write_text_atomically(path, yaml.safe_dump(asdict(recipe), sort_keys=False))
+
+
+def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
+    """Figures of the run as JSON, with the versions that made them."""
+    versions = {"python": platform.python_version()}
+    versions |= {module.__name__: module.__version__ for module in (torch, np, sklearn)}
+    write_text_atomically(path, json.dumps({**metrics, "versions": versions}, indent=2) + "\n")
+
+
+def draw_history(path: Path, history: Sequence[EpochRecord], baseline: float) -> None:
+    """Loss, validation Spearman and learning rate of each epoch, with the phases marked.
+
+    Args:
+        path: PNG to write.
+        history: epoch 0 first.
+        baseline: mean pooling's Spearman on the validation pairs.
+    """
+    epochs = np.array([record.epoch for record in history])
+    figure = Figure(figsize=(8, 6.4), layout="constrained")
+    loss_axes, rank_axes, rate_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.4))
+    # Each phase has a loss of its own: drawn as shares of the phase's first epoch, they fit one axis.
+    for name in dict.fromkeys(record.phase for record in history if record.phase):
+        phase = [record for record in history if record.phase == name]
+        for values, style, label in (
+            ([record.loss for record in phase], "o-", f"{name}, training"),
+            ([record.validation_loss for record in phase], "s--", f"{name}, validation"),
+        ):
+            loss_axes.plot([record.epoch for record in phase], np.array(values) / values[0], style, markersize=3, label=label)
+        for axes in (loss_axes, rank_axes, rate_axes):
+            axes.axvspan(phase[0].epoch - 0.5, phase[-1].epoch + 0.5, color="0.93" if phase[0].epoch > 1 else "0.98", zorder=0)
+        rank_axes.text(
+            phase[0].epoch - 0.4,
+            0.03,
+            name,
+            transform=rank_axes.get_xaxis_transform(),
+            rotation=90,  # a phase may be a single epoch wide
+            fontsize=9,
+            color="0.45",
+        )
+    loss_axes.set_ylabel("loss / phase's first epoch")
+    loss_axes.legend(fontsize=8, ncols=2, frameon=False)
+    rank = np.array([record.validation_spearman for record in history])
+    rank_axes.axhline(baseline, color="tab:gray", linestyle="--", label=f"mean pooling {baseline:.4f}")
+    rank_axes.plot(epochs, rank, "o-", color="tab:blue", markersize=4, label="encoder")
+    best = [i for i, record in enumerate(history) if record.selected][-1:]
+    for i in best:
+        rank_axes.plot(epochs[i], rank[i], "*", color="tab:orange", markersize=15, label=f"kept: epoch {epochs[i]}, {rank[i]:.4f}")
+    rank_axes.set_ylabel("validation Spearman")
+    rank_axes.legend(fontsize=8)
+    rate_axes.plot(epochs, [record.learning_rate for record in history], color="tab:green")
+    rate_axes.set_ylabel("learning rate")
+    rate_axes.set_xlabel("epoch")
+    rate_axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    rate_axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    with write_atomically(path) as file:
+        figure.savefig(file, format="png", dpi=110)

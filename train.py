@@ -1,0 +1,160 @@
+"""Train a sentence encoder and compare it with mean pooling.
+
+Examples:
+
+    python train.py                                              on data/*.dat, or else on the starter pairs
+    python train.py --data my_folder                             on the challenge's .dat files
+    python train.py --data train.csv --validation dev.csv        on text
+    python train.py --preset published --phases.graded.epochs 40
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from checkpoint import save_encoder
+from cli import PAIRS_HELP, make_parser, run_command
+from data import PairData, open_pairs, split_by_groups
+from errors import InputError
+from evaluate import score, score_table
+from model import mean_pooling
+from recipe import Recipe, add_recipe_arguments, parse_recipe
+from report import draw_history, write_history, write_metrics, write_recipe
+from starter import DATA, STARTER_DEV, STARTER_TEST, STARTER_TRAIN, has_dat_files
+from training import Trained, Trainer
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: on which pairs, and where its files go. `test` is read once, at the end."""
+
+    training: PairData
+    validation: PairData
+    test: PairData | None
+    out: Path
+    folder: Path
+
+
+def main() -> None:
+    """Command line."""
+    parser = make_parser("train.py", __doc__)
+    parser.add_argument("--data", nargs="+", help=f"training pairs: {PAIRS_HELP} (default: data/*.dat, else the starter pairs)")
+    parser.add_argument("--validation", nargs="+", help="pairs to choose the best weights by (default: part of the training pairs)")
+    parser.add_argument("--test", nargs="+", help="pairs to report on at the end")
+    parser.add_argument("--out", help="the checkpoint (default: model.bin; runs/starter/model.bin for the starter pairs)")
+    parser.add_argument("--run_dir", help="folder for history, figures, curve (default: runs/ and date, time and preset)")
+    parser.add_argument("--cache_dir", help="folder for token stores, instead of beside their sources")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+    add_recipe_arguments(parser)
+    recipe, options = parse_recipe(parser, sys.argv[1:])
+    device = choose_device(options.device)
+    run = open_run(options, recipe)
+    begin = time.perf_counter()
+    trained = train_with_progress(recipe, run, device)
+    finish(recipe, run, trained, seconds=time.perf_counter() - begin)
+
+
+def open_run(options, recipe: Recipe) -> Run:  # type: ignore[no-untyped-def]
+    """Find the data that the options name, or the default data."""
+    on_starter = options.data is None and not has_dat_files()
+    if on_starter:
+        print("No .dat files in data/: training on the starter pairs, a demonstration.")
+    default = [STARTER_TRAIN] if on_starter else [DATA]
+    training = open_pairs(options.data or default, cache_dir=options.cache_dir)
+    validation = test = None
+    if options.validation or on_starter:
+        validation = open_pairs(options.validation or [STARTER_DEV], cache_dir=options.cache_dir)
+    if options.test or on_starter:
+        test = open_pairs(options.test or [STARTER_TEST], cache_dir=options.cache_dir)
+    if validation is None:
+        training, validation = split_by_groups(training, recipe.validation_fraction, recipe.seed)
+    for name, pairs in (("validation", validation), ("test", test)):
+        if pairs is not None and pairs.tokens.dim != training.tokens.dim:
+            raise InputError(f"{name} tokens are {pairs.tokens.dim} wide, expected {training.tokens.dim} as the training tokens")
+    folder = Path(options.run_dir or ("runs/starter" if on_starter else f"runs/{time.strftime('%Y%m%d-%H%M%S')}"))
+    out = Path(options.out or (folder / "model.bin" if on_starter else "model.bin"))
+    return Run(training, validation, test, out, folder)
+
+
+def train_with_progress(recipe: Recipe, run: Run, device: torch.device) -> Trained:
+    """Train, with a progress bar that shows the loss, the validation Spearman and the time left."""
+    trainer = Trainer(recipe, run.training, run.validation, device=device)
+    baseline = score(mean_pooling(run.training.tokens.dim), run.validation)
+    parameters = sum(parameter.numel() for parameter in trainer.encoder.parameters())
+    print(f"{len(run.training):,} training pairs, {len(run.validation):,} validation pairs, {parameters:,} parameters, {device}")
+    print(f"Mean pooling, before training: validation Spearman {baseline.spearman:.4f}")
+    with tqdm(total=trainer.total_batches, unit="batch", disable=None) as bar:
+
+        def show(phase: str, loss: float, spearman: float) -> None:
+            bar.set_description(phase, refresh=False)
+            bar.set_postfix(loss=f"{loss:.3f}", validation=f"{spearman:.4f}", refresh=False)
+            bar.update()
+
+        trainer.on_step = show
+        return trainer.run()
+
+
+def finish(recipe: Recipe, run: Run, trained: Trained, seconds: float) -> None:
+    """Write the checkpoint and the run's files, and print the encoder beside mean pooling."""
+    size = save_encoder(run.out, trained.encoder)
+    write_history(run.folder / "history.csv", trained.history)
+    write_recipe(run.folder / "recipe.yaml", recipe)
+    draw_history(run.folder / "training.png", trained.history, trained.baseline.spearman)
+    scores = {"validation": {"mean pooling": asdict(trained.baseline), "encoder": asdict(trained.validation)}}
+    if run.test is not None:
+        candidates = {"mean pooling": mean_pooling(run.test.tokens.dim), "encoder": trained.encoder}
+        scores["test"] = {name: asdict(score(encoder, run.test)) for name, encoder in candidates.items()}
+    metrics = {
+        **scores,
+        "epoch": trained.epoch,
+        "fell_back": trained.fell_back,
+        "seconds": round(seconds, 1),
+        "bytes": size,
+        "parameters": sum(parameter.numel() for parameter in trained.encoder.parameters()),
+        "training_pairs": len(run.training),
+        "tokens": dict(run.training.tokens.description),
+    }
+    write_metrics(run.folder / "metrics.json", metrics)
+    print_result(run, trained, scores, size, seconds)
+
+
+def print_result(run: Run, trained: Trained, scores: dict[str, dict[str, dict]], size: int, seconds: float) -> None:  # type: ignore[type-arg]
+    """The comparison that every run ends with."""
+    columns = {
+        name: {f"{part} {metric}": scores[part][name][metric] for part in scores for metric in ("spearman", "pearson")}
+        for name in ("mean pooling", "encoder")
+    }
+    print(f"\n{score_table(columns)}\n")
+    last = list(scores)[-1]
+    before, after = (scores[last][name]["spearman"] for name in ("mean pooling", "encoder"))
+    if trained.fell_back:
+        print("Training did not do better than mean pooling on the validation pairs, so the result is mean pooling itself.")
+    else:
+        verdict = "your encoder" if after >= before else "your encoder, which is worse than doing nothing,"
+        print(f"On the {last} pairs: mean pooling {before:.4f}, {verdict} {after:.4f} (weights of epoch {trained.epoch}).")
+    print(f"{run.out}: {size / 2**20:.2f} MiB of at most 20, trained in {seconds:.0f} s. Curve, history, recipe: {run.folder}/")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; auto takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        InputError: where there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"--device {name} is not there: {str(error).splitlines()[0]}") from error
+
+
+if __name__ == "__main__":
+    run_command(main)

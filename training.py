@@ -1,0 +1,266 @@
+"""The training loop: the phases of a recipe, one after the other, from mean pooling to the best encoder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data import PairBatch, PairData, training_batches
+from encoding import device_of, encode_pairs
+from errors import InputError
+from evaluate import Scores, score_vectors
+from losses import LOSSES
+from model import SentenceEncoder, mean_pooling
+from recipe import Phase, Recipe
+from schedulers import CosineAnnealingWarmupLR
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch came to. Epoch 0 is the encoder before the first step.
+
+    Attributes:
+        epoch: counted over all phases.
+        phase: the phase's name; empty for epoch 0.
+        loss: mean training loss of the epoch.
+        validation_loss: the phase's loss on the validation pairs.
+        validation_spearman: rank correlation on the validation pairs.
+        learning_rate: at the end of the epoch.
+        selected: whether this epoch's weights were the best so far.
+    """
+
+    epoch: int
+    phase: str
+    loss: float
+    validation_loss: float
+    validation_spearman: float
+    learning_rate: float
+    selected: bool
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training came to.
+
+    Attributes:
+        encoder: the result, in evaluation mode: the best weights, or mean pooling where they were not better.
+        epoch: the epoch of these weights, 0 for the start.
+        fell_back: whether the result is mean pooling because training did not do better.
+        baseline: mean pooling on the validation pairs.
+        validation: the result on the validation pairs.
+        history: one record for each epoch.
+    """
+
+    encoder: SentenceEncoder
+    epoch: int
+    fell_back: bool
+    baseline: Scores
+    validation: Scores
+    history: list[EpochRecord]
+
+
+@dataclass
+class _Best:
+    """The best weights so far and what they were chosen by; a smaller value is better."""
+
+    criterion: str
+    value: float
+    epoch: int
+    weights: dict[str, Tensor]
+
+
+class Trainer:
+    """Trains one encoder by a recipe."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        training: PairData,
+        validation: PairData,
+        *,
+        device: torch.device | str = "cpu",
+        on_step: Callable[[str, float, float], None] | None = None,
+    ) -> None:
+        """Set everything up; nothing is trained yet.
+
+        Args:
+            recipe: what to do.
+            training: pairs to learn from.
+            validation: pairs to choose the best weights by; no sentence of them should be in `training`.
+            device: where the encoder runs.
+            on_step: called after each batch with the phase's name, the loss, and the last validation Spearman.
+
+        Raises:
+            InputError: where a phase has too few pairs.
+        """
+        torch.manual_seed(recipe.seed)
+        self.recipe = recipe
+        self.training = training
+        self.validation = validation
+        self.on_step = on_step
+        self.encoder = SentenceEncoder(replace(recipe.encoder, input_dim=training.tokens.dim)).to(device)
+        self.encoder.tokens_from = {key: training.tokens.description.get(key) for key in ("backbone", "layers")}
+        if recipe.start == "baseline":
+            vectors = encode_pairs(mean_pooling(training.tokens.dim), training)
+            self.encoder.start_as_mean_pooling(torch.cat(vectors).to(device))
+        self.phase_pairs = {name: self._pairs_of(name, phase) for name, phase in recipe.phases.items()}
+        self.optimizer = torch.optim.AdamW(self.encoder.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        longest = max(recipe.phases, key=lambda name: len(self.phase_pairs[name]))
+        self.schedule = CosineAnnealingWarmupLR(
+            self.optimizer,
+            warmup_steps=min(self.total_steps, round(recipe.warmup_epochs * self._steps_per_epoch(longest))),
+            total_steps=self.total_steps,
+            min_lr=recipe.min_learning_rate,
+        )
+        self.history: list[EpochRecord] = []
+        self.best: _Best | None = None
+        self.latest_spearman = 0.0
+
+    def _pairs_of(self, name: str, phase: Phase) -> PairData:
+        pairs = self.training.select(self.training.labels >= phase.min_label)
+        if len(pairs) < 2:
+            raise InputError(
+                f"phase {name}: {len(pairs)} of {len(self.training)} training pairs have a label of at least "
+                f"{phase.min_label:g}, expected 2 or more; lower --phases.{name}.min_label or set its epochs to 0"
+            )
+        return pairs
+
+    def _batches_per_epoch(self, phase: str) -> int:
+        whole, rest = divmod(len(self.phase_pairs[phase]), self.recipe.batch_size)
+        return whole + (rest > 1)
+
+    def _steps_per_epoch(self, phase: str) -> int:
+        return -(-self._batches_per_epoch(phase) // self.recipe.accumulation)
+
+    @property
+    def total_batches(self) -> int:
+        """Batches in the whole run."""
+        return sum(phase.epochs * self._batches_per_epoch(name) for name, phase in self.recipe.phases.items())
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the optimiser in the whole run."""
+        return sum(phase.epochs * self._steps_per_epoch(name) for name, phase in self.recipe.phases.items())
+
+    def run(self) -> Trained:
+        """Train all phases and give the best encoder."""
+        baseline = score_vectors(*encode_pairs(mean_pooling(self.validation.tokens.dim), self.validation), self.validation.labels)
+        epoch = 0
+        for name, phase in self.recipe.phases.items():
+            if phase.epochs:
+                self._begin_phase(name, phase, epoch)
+            for _ in range(phase.epochs):
+                epoch += 1
+                loss = self._train_epoch(name, phase, epoch)
+                self._finish_epoch(name, phase, epoch, loss)
+        if self.best is not None:
+            self.encoder.load_state_dict(self.best.weights)
+            epoch = self.best.epoch
+        validation = score_vectors(*encode_pairs(self.encoder, self.validation), self.validation.labels)
+        fell_back = self.recipe.never_below_baseline and validation.spearman < baseline.spearman
+        result = self.encoder
+        if fell_back:
+            result, epoch, validation = mean_pooling(self.validation.tokens.dim), 0, baseline
+            result.tokens_from = self.encoder.tokens_from
+        return Trained(result.eval(), epoch, fell_back, baseline, validation, self.history)
+
+    def _begin_phase(self, name: str, phase: Phase, epoch: int) -> None:
+        """The weights a phase starts from compete with those it makes, and they are the best so far."""
+        if self.best is not None:
+            self.encoder.load_state_dict(self.best.weights)
+        if epoch == 0:
+            self._finish_epoch(name, phase, epoch, loss=float("nan"))
+        elif phase.select != "none" and (self.best is None or self.best.criterion != _criterion(name, phase)):
+            vectors = encode_pairs(self.encoder, self.validation)
+            spearman = score_vectors(*vectors, self.validation.labels).spearman
+            self._consider(name, phase, epoch, self._loss_of(phase, *vectors), spearman)
+
+    def _train_epoch(self, name: str, phase: Phase, epoch: int) -> float:
+        """One pass over the phase's pairs; the mean loss."""
+        # A generator for each epoch: the order does not depend on what was drawn before.
+        rng = np.random.default_rng([self.recipe.seed, epoch])
+        pairs = self.phase_pairs[name]
+        losses: list[float] = []
+        last = self._batches_per_epoch(name)
+        self.encoder.train()
+        batches = training_batches(pairs, self.recipe.batch_size, rng)
+        for number, batch in enumerate(batches, start=1):
+            loss = phase_loss(phase, *self._encode_batch(batch), number)
+            (loss / self.recipe.accumulation).backward()
+            if number % self.recipe.accumulation == 0 or number == last:
+                nn.utils.clip_grad_norm_(self.encoder.parameters(), self.recipe.clip_norm)
+                self.optimizer.step()
+                self.schedule.step()
+                self.optimizer.zero_grad()
+            losses.append(loss.item())
+            if self.on_step:
+                self.on_step(name, losses[-1], self.latest_spearman)
+        return float(np.mean(losses))
+
+    def _encode_batch(self, batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """First and second sentence vectors `(B, K)` each, and labels `(B,)`."""
+        device = device_of(self.encoder)
+        vectors = torch.cat([self.encoder(bucket.to(device)) for bucket in batch.buckets])
+        first, second = vectors[batch.position.to(device)].chunk(2)
+        return first, second, batch.labels.to(device)
+
+    def _finish_epoch(self, name: str, phase: Phase, epoch: int, loss: float) -> None:
+        vectors = encode_pairs(self.encoder, self.validation)
+        self.latest_spearman = score_vectors(*vectors, self.validation.labels).spearman
+        validation_loss = self._loss_of(phase, *vectors)
+        self.history.append(
+            EpochRecord(
+                epoch=epoch,
+                phase=name if epoch else "",
+                loss=loss,
+                validation_loss=validation_loss,
+                validation_spearman=self.latest_spearman,
+                learning_rate=self.optimizer.param_groups[0]["lr"],
+                selected=self._consider(name, phase, epoch, validation_loss, self.latest_spearman),
+            )
+        )
+
+    def _consider(self, name: str, phase: Phase, epoch: int, loss: float, spearman: float) -> bool:
+        """Keep the present weights if they are the best so far by the phase's criterion."""
+        if phase.select == "none":
+            return False
+        value = loss if phase.select == "loss" else -spearman
+        criterion = _criterion(name, phase)
+        better = self.best is None or self.best.criterion != criterion or value < self.best.value
+        if better:
+            self.best = _Best(criterion, value, epoch, copy.deepcopy(self.encoder.state_dict()))
+        return better
+
+    def _loss_of(self, phase: Phase, first: Tensor, second: Tensor) -> float:
+        """A phase's loss on the validation pairs, batch by batch in their order."""
+        labels = torch.from_numpy(self.validation.labels)
+        batches = zip(*(side.split(self.recipe.batch_size) for side in (first, second, labels)), strict=True)
+        losses = [phase_loss(phase, a, b, y, number).item() for number, (a, b, y) in enumerate(batches, start=1)]
+        return float(np.mean(losses))
+
+
+def phase_loss(phase: Phase, first: Tensor, second: Tensor, labels: Tensor, number: int) -> Tensor:
+    """The weighted sum of a phase's losses on one batch.
+
+    Args:
+        phase: names the losses.
+        first: `(B, K)`.
+        second: `(B, K)`.
+        labels: `(B,)`.
+        number: the batch's number in the epoch, from 1; a term with `every` n counts on every n-th.
+    """
+    total = first.new_zeros(())
+    for name, term in phase.losses.items():
+        if number % term.every == 0:
+            total = total + term.weight * LOSSES[name](first, second, labels, **term.options)
+    return total
+
+
+def _criterion(name: str, phase: Phase) -> str:
+    """What values can be compared with each other: Spearman in all phases, a loss only within its phase."""
+    return phase.select if phase.select == "spearman" else f"loss of {name}"
