@@ -56,7 +56,7 @@ def load_encoder(path: str | os.PathLike[str]) -> SentenceEncoder:
         state = torch.load(path, map_location="cpu", weights_only=True)
         encoder = SentenceEncoder(read_config(state))
         encoder.load_state_dict(state)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, ValueError, TypeError, EOFError, KeyError) as error:
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, ValueError, TypeError, EOFError, KeyError, OSError) as error:
         reason = str(error).split("\n", 1)[0][:200]
         raise InputError(f"not a checkpoint of this project, or damaged: {reason}", path=path) from error
     return encoder.eval()

@@ -181,10 +181,15 @@ def parse_token_row(row: bytes, dim: int | None, path: str | os.PathLike[str], n
 def _what_is_wrong(text: bytes, n_tokens: int, dim: int) -> str:
     fields = text.split()
     for position, field in enumerate(fields, start=1):
-        if not _is_number(field) or not np.isfinite(np.float32(float(field))):
+        if not _is_number(field) or not _fits_float32(float(field)):
             shown = field[:40].decode("utf-8", "replace")
             return f"value {position} is {shown!r}, expected a finite number in the range of float32"
     return f"{len(fields)} numbers after n_tokens and dim, expected n_tokens * dim = {n_tokens} * {dim} = {n_tokens * dim}"
+
+
+def _fits_float32(value: float) -> bool:
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(np.float32(value)))
 
 
 def read_label_file(path: str | os.PathLike[str], known: np.ndarray | None = None) -> np.ndarray:

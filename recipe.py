@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from jsonargparse import ArgumentParser
 
+from checkpoint import MAX_BYTES
 from errors import InputError
 from losses import LOSSES
 from model import EncoderConfig, SentenceEncoder
@@ -141,6 +143,8 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
         raise InputError(f"not YAML: {getattr(error, 'problem', error)}", path=path, line=line) from error
     if not isinstance(contents, dict):
         raise InputError("expected a recipe: a YAML mapping of fields to values", path=path)
+    if not isinstance(contents.get("encoder", {}), dict):
+        raise InputError("encoder is not a mapping, expected fields and values", path=path)
     return contents
 
 
@@ -170,7 +174,7 @@ def _apply_phase_options(contents: dict[str, Any], arguments: Sequence[str]) -> 
 def _as_arguments(contents: dict[str, Any]) -> list[str]:
     """A recipe file's fields as a command line, so that both are checked by the same parser."""
     flat = {key: value for key, value in contents.items() if key != "encoder"}
-    flat |= {f"encoder.{key}": value for key, value in (contents.get("encoder") or {}).items()}
+    flat |= {f"encoder.{key}": value for key, value in contents.get("encoder", {}).items()}
     return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in flat.items()]
 
 
@@ -206,10 +210,21 @@ def check_recipe(recipe: Recipe) -> None:
         raise InputError("recipe: no phases, expected at least one")
     for name, phase in recipe.phases.items():
         _check_phase(f"recipe: phases.{name}", phase)
+    _check_encoder(recipe.encoder)
+
+
+def _check_encoder(config: EncoderConfig) -> None:
+    """Built without memory, so that an encoder too large is refused before hours of training, not after."""
     try:
-        SentenceEncoder(recipe.encoder)
-    except ValueError as error:
+        with torch.device("meta"):
+            encoder = SentenceEncoder(config)
+    except (ValueError, RuntimeError) as error:
         raise InputError(f"recipe: encoder: {error}") from error
+    size = sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters())
+    if size > MAX_BYTES:
+        raise InputError(
+            f"recipe: the encoder takes {size / 2**20:.1f} MiB, expected at most 20; choose a smaller output_dim or hidden_dim"
+        )
 
 
 def _check_phase(place: str, phase: Phase) -> None:

@@ -1,0 +1,91 @@
+"""What several tests need: random token stores, a run of a script, a tiny backbone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dat_files import write_dat_files
+from data import PairData
+from text_files import TextPairs
+from token_store import create_store, open_store, pack_json
+
+ROOT = Path(__file__).parent.parent
+
+
+def random_sentences(rng: np.random.Generator, n: int, dim: int = 768, longest: int = 9) -> list[np.ndarray]:
+    """n sentences of 1 to `longest` tokens."""
+    return [rng.standard_normal((int(rng.integers(1, longest + 1)), dim)).astype(np.float32) for _ in range(n)]
+
+
+def learnable_pairs(rng: np.random.Generator, n: int, dim: int = 32) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
+    """Sentences whose first 4 dimensions carry the meaning and whose other 28 are noise: mean pooling is poor on
+    them, and a projection learns better. Gives sentences, first, second, labels."""
+    sentences, labels = [], []
+    for _ in range(n):
+        meaning = rng.standard_normal(4)
+        label = rng.uniform(0, 5)
+        other = meaning * label / 5 + rng.standard_normal(4) * (1 - label / 5)
+        for vector in (meaning, other):
+            tokens = rng.standard_normal((int(rng.integers(2, 7)), dim))
+            tokens[:, :4] = vector + 0.1 * rng.standard_normal((len(tokens), 4))
+            sentences.append(tokens.astype(np.float32))
+        labels.append(label)
+    numbers = np.arange(n) * 2
+    return sentences, numbers, numbers + 1, np.array(labels, dtype=np.float32)
+
+
+def store_pairs(path: Path, sentences: list[np.ndarray], first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> Path:
+    """Write a pair store as prepare_data.py does."""
+    with create_store(path, sentences[0].shape[1]) as writer:
+        for tokens in sentences:
+            writer.append(tokens)
+        names = [f"sentence {i}" for i in range(len(sentences))]
+        writer.finish({"first": first, "second": second, "labels": labels, "sentences": pack_json(names)}, {})
+    return path
+
+
+@pytest.fixture
+def make_pairs(tmp_path: Path) -> Callable[..., PairData]:
+    """Build a PairData of random sentences: `make_pairs(first, second, labels=None, dim=8)`."""
+
+    def build(first, second, labels=None, dim: int = 8, seed: int = 0) -> PairData:
+        first, second = np.asarray(first), np.asarray(second)
+        rng = np.random.default_rng(seed)
+        labels = rng.uniform(0, 5, len(first)).astype(np.float32) if labels is None else np.asarray(labels, np.float32)
+        sentences = random_sentences(rng, int(max(first.max(), second.max())) + 1, dim)
+        path = store_pairs(tmp_path / f"{len(list(tmp_path.iterdir()))}.store", sentences, first, second, labels)
+        store = open_store(path)
+        return PairData(store, first, second, labels)
+
+    return build
+
+
+@pytest.fixture
+def challenge(tmp_path: Path) -> Path:
+    """A folder with the challenge's four files, 12 pairs."""
+    rng = np.random.default_rng(1)
+    first, second = random_sentences(rng, 12), random_sentences(rng, 12)
+    text = TextPairs([f"first {i}" for i in range(12)], [f"second {i}" for i in range(12)], np.linspace(0, 5, 12, dtype=np.float32))
+    write_dat_files(tmp_path / "challenge", text, first, second)
+    return tmp_path / "challenge"
+
+
+def run_script(name: str, *arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run one of the project's commands as a user does."""
+    command = [sys.executable, str(ROOT / name), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+def last_line(result: subprocess.CompletedProcess[str]) -> str:
+    """The one line an error ends in; fails where there was no error or a traceback."""
+    assert result.returncode == 2, (result.returncode, result.stdout, result.stderr)
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert sum(line.startswith("error: ") for line in lines) == 1
+    return lines[-1]

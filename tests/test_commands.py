@@ -1,0 +1,181 @@
+"""evaluate.py, visualize_tsne.py, checkpoints and the shipped files."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+import zipfile
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, last_line, learnable_pairs, run_script, store_pairs
+
+from checkpoint import load_encoder, save_encoder
+from data import open_pairs
+from errors import InputError
+from evaluate import score
+from model import EncoderConfig, SentenceEncoder, get_model, mean_pooling
+from text_files import read_text_pairs
+from visualize_tsne import sample_pairs, tsne_map
+
+
+@pytest.fixture
+def files(tmp_path) -> tuple[Path, Path]:
+    """A small encoder and pairs for it."""
+    torch.manual_seed(0)
+    save_encoder(tmp_path / "model.bin", SentenceEncoder(EncoderConfig(input_dim=32, output_dim=8, heads=4)))
+    return tmp_path / "model.bin", store_pairs(tmp_path / "x.store", *learnable_pairs(np.random.default_rng(0), 80))
+
+
+def test_evaluate_prints_a_table_and_json_with_the_same_figures(files):
+    model, data = files
+    table = run_script("evaluate.py", "--model", model, "--data", data).stdout
+    figures = json.loads(run_script("evaluate.py", "--model", model, "--data", data, "--json").stdout)
+    expected = {
+        "mean pooling": score(mean_pooling(32), open_pairs([data])),
+        "encoder": score(load_encoder(model), open_pairs([data])),
+    }
+    for name, scores in expected.items():
+        for metric in ("spearman", "pearson", "mse", "mae"):
+            assert figures[name][metric] == pytest.approx(getattr(scores, metric), abs=1e-6)
+            assert f"{figures[name][metric]:.4f}" in table
+        assert figures[name]["pairs"] == 80 and figures[name]["sentences/s"] > 0
+    assert figures["bytes"] == model.stat().st_size
+
+
+def test_scores_are_of_the_cosine():
+    """Against sentence-transformers' own evaluator on the same vectors."""
+    from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+
+    from evaluate import score_vectors
+
+    rng = torch.Generator().manual_seed(0)
+    first, second = (torch.nn.functional.normalize(torch.randn(50, 6, generator=rng), dim=1) for _ in "ab")
+    labels = np.random.default_rng(0).integers(0, 6, 50).astype(np.float32)
+
+    class Precomputed:
+        similarity_fn_name = "cosine"
+        model_card_data = SimpleNamespace(set_evaluation_metrics=lambda *_: None)
+
+        def encode(self, sentences, **_):
+            return np.stack([(first if name[0] == "a" else second)[int(name[1:])].numpy() for name in sentences])
+
+        encode_query = encode_document = encode
+
+    names = [[f"{side}{i}" for i in range(50)] for side in "ab"]
+    evaluator = EmbeddingSimilarityEvaluator(*names, labels.tolist(), similarity_fn_names=["cosine"], write_csv=False)
+    theirs = evaluator(Precomputed())
+    ours = score_vectors(first, second, labels)
+    assert ours.spearman == pytest.approx(theirs["spearman_cosine"], abs=1e-6)
+    assert ours.pearson == pytest.approx(theirs["pearson_cosine"], abs=1e-6)
+
+
+def test_the_map_is_drawn_and_follows_its_seed(files, tmp_path):
+    model, data = files
+    result = run_script("visualize_tsne.py", "--model", model, "--data", data, "--out", tmp_path / "map.png", "--sentences", "120")
+    assert result.returncode == 0, result.stderr
+    assert "120 sentences" in result.stdout
+    assert (tmp_path / "map.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    pairs = sample_pairs(open_pairs([data]), 120, seed=1)
+    maps = [tsne_map(load_encoder(model), pairs, perplexity=10, seed=seed) for seed in (0, 0)]
+    assert maps[0].shape == (120, 2) and np.array_equal(maps[0], maps[1])
+    assert not np.array_equal(sample_pairs(open_pairs([data]), 120, seed=2).first, pairs.first)
+
+
+def test_too_few_sentences_for_a_map(files):
+    model, data = files
+    assert "too few for a map" in last_line(run_script("visualize_tsne.py", "--model", model, "--data", data, "--sentences", "20"))
+
+
+def test_saving_refuses_more_than_20_mib_and_keeps_what_it_replaces(tmp_path):
+    path = tmp_path / "model.bin"
+    save_encoder(path, SentenceEncoder(EncoderConfig(output_dim=8)))
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="expected at most 20 MiB"):
+        save_encoder(path, SentenceEncoder(EncoderConfig(output_dim=7000)))
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["model.bin"]
+    size = save_encoder(path, SentenceEncoder(EncoderConfig()))
+    assert size == path.stat().st_size < 20 * 2**20
+    assert (tmp_path / "model.bin.previous").read_bytes() == before
+
+
+class Dangerous:
+    def __reduce__(self):
+        return (Path.touch, (Path("executed"),))
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "truncated", "pickle", "other tensors", "missing"])
+def test_files_that_are_no_checkpoint(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.bin"
+    if kind == "text":
+        path.write_text("hello")
+    elif kind == "empty":
+        path.touch()
+    elif kind == "truncated":
+        save_encoder(path, SentenceEncoder(EncoderConfig()))
+        path.write_bytes(path.read_bytes()[:5000])
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps(Dangerous()))
+    elif kind == "other tensors":
+        torch.save({"weight": torch.zeros(3)}, path)
+    with pytest.raises(InputError, match=r"model.bin: (not a checkpoint|no such file)"):
+        load_encoder(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_pickle_inside_a_checkpoint_does_not_execute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"_extra_state": Dangerous()}, tmp_path / "model.bin")
+    assert zipfile.is_zipfile(tmp_path / "model.bin")
+    with pytest.raises(InputError, match="not a checkpoint"):
+        load_encoder(tmp_path / "model.bin")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_the_shipped_model_loads_as_a_judge_loads_it(tmp_path):
+    """In an empty folder with two files, in a process that has nothing of this project on its path."""
+    for name in ("model.py", "model.bin"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    code = """
+import sys
+import torch
+from model import get_model
+model = get_model()
+print(model.load_state_dict(torch.load("model.bin", map_location="cpu", weights_only=True)))
+vectors = model.eval()(torch.randn(3, 11, 768))
+print(tuple(vectors.shape), vectors.norm(dim=1).sub(1).abs().max().item() < 1e-6)
+print([name for name in ("scipy", "sklearn", "jsonargparse", "data") if name in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.stdout.splitlines() == ["<All keys matched successfully>", "(3, 256) True", "[]"], result.stderr
+    assert result.stderr == ""
+    assert (ROOT / "model.bin").stat().st_size < 20 * 2**20
+
+
+def test_the_shipped_model_is_better_than_mean_pooling_on_sentences_it_never_saw():
+    pairs = open_pairs([ROOT / "data" / "starter" / "test.tsv"])
+    encoder = load_encoder(ROOT / "model.bin")
+    assert encoder.tokens_from == {"backbone": "all-MiniLM-L6-v2", "layers": "2,-1"}
+    assert score(encoder, pairs).spearman > score(mean_pooling(768), pairs).spearman
+
+
+def test_get_model_builds_what_the_shipped_checkpoint_is():
+    assert get_model().config == load_encoder(ROOT / "model.bin").config
+
+
+def test_starter_pairs_are_as_the_data_card_says():
+    seen: Counter[str] = Counter()
+    for part, size in (("train", 900), ("dev", 150), ("test", 150)):
+        pairs = read_text_pairs(ROOT / "data" / "starter" / f"{part}.tsv")
+        assert len(pairs) == size
+        assert set(pairs.labels * 2) == set(range(11))  # every half step from 0 to 5 occurs
+        assert all(first != second for first, second in zip(pairs.first, pairs.second, strict=True))
+        seen.update(pairs.first + pairs.second)
+    assert max(seen.values()) == 1  # so no sentence is in two parts

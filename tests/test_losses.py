@@ -1,0 +1,95 @@
+"""Losses against independent implementations and slow obvious code."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pytorch_metric_learning.losses import NTXentLoss
+from sentence_transformers.sentence_transformer.losses import CoSENTLoss
+
+from losses import LOSSES, cosent, cosine_mse, hard_negative_margin, nt_xent
+
+
+@pytest.fixture(params=[2, 5, 64])
+def batch(request) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(request.param)
+    first, second = (F.normalize(torch.randn(request.param, 24, generator=generator, dtype=torch.float64), dim=1) for _ in "ab")
+    labels = torch.randint(0, 11, (request.param,), generator=generator).double() / 2
+    return first, second, labels
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.5])
+def test_nt_xent_agrees_with_pytorch_metric_learning(batch, temperature):
+    first, second, _ = batch
+    pairs = torch.arange(len(first)).repeat(2)
+    expected = NTXentLoss(temperature=temperature)(torch.cat([first, second]), pairs)
+    torch.testing.assert_close(nt_xent(first, second, temperature=temperature), expected, atol=1e-6, rtol=0)
+
+
+def test_nt_xent_of_equal_sentences_is_its_stated_value():
+    alike = torch.ones(4, 3) / math.sqrt(3)
+    assert nt_xent(alike, alike).item() == pytest.approx(math.log(7), abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [20.0, 5.0])
+def test_cosent_agrees_with_sentence_transformers(batch, scale):
+    first, second, labels = batch
+    theirs = CoSENTLoss(model=None, scale=scale)
+    expected = theirs.compute_loss_from_embeddings([first, second], labels)
+    torch.testing.assert_close(cosent(first, second, labels, scale=scale), expected, atol=1e-6, rtol=0)
+
+
+def test_cosent_of_equal_labels_is_zero_with_zero_gradient():
+    first = F.normalize(torch.randn(6, 4), dim=1).requires_grad_()
+    loss = cosent(first, F.normalize(torch.randn(6, 4), dim=1), torch.full((6,), 3.0))
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(first.grad, torch.zeros_like(first))
+
+
+def test_cosine_mse_agrees_with_its_formula(batch):
+    first, second, labels = batch
+    errors = [((float(a @ b) + 1) / 2 - float(y) / 5) ** 2 for a, b, y in zip(first, second, labels, strict=True)]
+    assert cosine_mse(first, second, labels).item() == pytest.approx(sum(errors) / len(errors), abs=1e-9)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.2, 1.0])
+def test_hard_negative_margin_agrees_with_slow_obvious_code(batch, margin):
+    first, second, labels = batch
+    n, sentences, total = len(first), [*first, *second], 0.0
+    for i in range(2 * n):
+        hardest = max(float(sentences[i] @ sentences[j]) for j in range(2 * n) if j % n != i % n)
+        total += max(0.0, margin + hardest - float(first[i % n] @ second[i % n]))
+    assert hard_negative_margin(first, second, labels, margin=margin).item() == pytest.approx(total / (2 * n), abs=1e-9)
+
+
+def test_hard_negative_margin_of_one_pair_is_zero():
+    one = F.normalize(torch.randn(1, 4), dim=1)
+    assert hard_negative_margin(one, -one).item() == 0
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_do_not_depend_on_the_order_of_pairs(batch, name):
+    first, second, labels = batch
+    order = torch.randperm(len(first), generator=torch.Generator().manual_seed(0))
+    shuffled = LOSSES[name](first[order], second[order], labels[order])
+    torch.testing.assert_close(shuffled, LOSSES[name](first, second, labels))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_do_not_depend_on_which_sentence_is_first(batch, name):
+    first, second, labels = batch
+    torch.testing.assert_close(LOSSES[name](second, first, labels), LOSSES[name](first, second, labels))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_agree_with_finite_differences(name):
+    generator = torch.Generator().manual_seed(5)
+    first, second = (torch.randn(4, 3, generator=generator, dtype=torch.float64).requires_grad_() for _ in "ab")
+    labels = torch.tensor([0.0, 2.0, 3.5, 5.0], dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda a, b: LOSSES[name](F.normalize(a, dim=1), F.normalize(b, dim=1), labels), (first, second)
+    )

@@ -1,0 +1,240 @@
+"""Training from end to end, on small data made here."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import last_line, learnable_pairs, run_script, store_pairs
+
+from checkpoint import load_encoder
+from data import PairData, open_pairs, write_dat_pairs
+from evaluate import score
+from losses import LOSSES
+from model import EncoderConfig, mean_pooling
+from recipe import LossTerm, Phase, Recipe
+from training import Trainer, phase_loss
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """train.store and dev.store, 32 wide, on which training must help."""
+    folder = tmp_path_factory.mktemp("stores")
+    rng = np.random.default_rng(0)
+    for name, n in (("train", 300), ("dev", 100)):
+        store_pairs(folder / f"{name}.store", *learnable_pairs(rng, n))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sides(folder) -> tuple[PairData, PairData]:
+    return open_pairs([folder / "train.store"]), open_pairs([folder / "dev.store"])
+
+
+def recipe(**changes) -> Recipe:
+    phases = {
+        "contrastive": Phase(epochs=1, losses={"nt_xent": LossTerm(options={"temperature": 0.1})}, min_label=3),
+        "graded": Phase(epochs=4, losses={"cosent": LossTerm()}),
+    }
+    encoder = EncoderConfig(output_dim=16, heads=4, hidden_dim=16, dropout=0.1)
+    return Recipe(**{"encoder": encoder, "phases": phases, "learning_rate": 3e-3, "batch_size": 32} | changes)
+
+
+def test_training_helps_and_says_by_how_much(sides):
+    trained = Trainer(recipe(), *sides).run()
+    assert not trained.fell_back
+    assert trained.validation.spearman > trained.baseline.spearman + 0.03
+    assert score(trained.encoder, sides[1]) == trained.validation
+    assert score(mean_pooling(32), sides[1]) == trained.baseline
+
+
+def test_history_has_epoch_0_and_the_best_epoch_is_the_result(sides):
+    trained = Trainer(recipe(), *sides).run()
+    assert [record.epoch for record in trained.history] == [0, 1, 2, 3, 4, 5]
+    assert [record.phase for record in trained.history] == ["", "contrastive", *["graded"] * 4]
+    best = max(record.validation_spearman for record in trained.history)
+    assert trained.validation.spearman == pytest.approx(best, abs=1e-9)
+    assert trained.history[trained.epoch].validation_spearman == best
+    assert [r.epoch for r in trained.history if r.selected][-1] == trained.epoch
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(sides):
+    weights = [Trainer(recipe(seed=seed), *sides).run().encoder.state_dict() for seed in (0, 0, 1)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert any(not torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+
+
+def test_starting_as_the_baseline_epoch_0_is_the_baseline(sides):
+    exact = recipe(encoder=EncoderConfig(output_dim=32, heads=4, hidden_dim=16))
+    trained = Trainer(exact, *sides).run()
+    assert trained.history[0].validation_spearman == pytest.approx(trained.baseline.spearman, abs=1e-4)
+
+
+@pytest.mark.parametrize("hostile", ["shuffled labels", "learning rate too large", "equal labels", "one label each", "few pairs"])
+def test_training_never_ends_below_the_baseline(sides, hostile):
+    training, validation = sides
+    changes: dict = {}
+    rng = np.random.default_rng(3)
+    if hostile == "shuffled labels":
+        training = PairData(training.tokens, training.first, training.second, rng.permutation(training.labels))
+    elif hostile == "learning rate too large":
+        changes = {"learning_rate": 10.0}
+    elif hostile == "equal labels":
+        training = PairData(training.tokens, training.first, training.second, np.full_like(training.labels, 4))
+    elif hostile == "one label each":
+        training = PairData(training.tokens, training.first, training.second, np.where(training.labels > 4, 5, 4).astype("f4"))
+    else:
+        training = training.select(np.argsort(-training.labels)[:5])
+    trained = Trainer(recipe(**changes), training, validation).run()
+    assert trained.validation.spearman >= trained.baseline.spearman
+    assert score(trained.encoder, validation).spearman >= trained.baseline.spearman
+
+
+def test_where_nothing_helps_the_result_is_mean_pooling_itself(sides):
+    """Two random directions of 32, and a learning rate of almost nothing."""
+    poor = recipe(encoder=EncoderConfig(output_dim=2, heads=4, hidden_dim=0), start="random", learning_rate=1e-9)
+    trained = Trainer(poor, *sides).run()
+    assert trained.fell_back and trained.epoch == 0
+    assert trained.encoder.config.architecture == "mean"
+    assert trained.validation == trained.baseline
+    honest = Trainer(recipe(**vars(poor) | {"never_below_baseline": False}), *sides).run()
+    assert not honest.fell_back and honest.validation.spearman < honest.baseline.spearman
+
+
+def test_selection_by_loss_takes_the_lowest_loss_of_the_last_phase(sides):
+    phases = {
+        "contrastive": Phase(epochs=2, losses={"nt_xent": LossTerm()}, select="none"),
+        "graded": Phase(epochs=4, losses={"cosine_mse": LossTerm(), "hard_negative_margin": LossTerm(every=2)}, select="loss"),
+    }
+    trained = Trainer(recipe(phases=phases, never_below_baseline=False), *sides).run()
+    graded = [record for record in trained.history if record.phase == "graded"]
+    lowest = min(graded, key=lambda record: record.validation_loss)
+    assert trained.epoch == lowest.epoch
+    assert not any(record.selected for record in trained.history if record.phase == "contrastive")
+
+
+def test_a_phase_begins_with_the_best_weights_so_far(sides):
+    """A first phase that only harms leaves no trace: its weights are not what the second begins with."""
+    harmful = {
+        "harm": Phase(epochs=1, losses={"cosent": LossTerm(weight=-1)}),
+        "still": Phase(epochs=1, losses={"cosent": LossTerm()}),
+    }
+    trainer = Trainer(recipe(phases=harmful, warmup_epochs=0), *sides)
+    start = {name: value.clone() for name, value in trainer.encoder.state_dict().items()}
+    trainer._begin_phase("harm", harmful["harm"], 0)
+    trainer._train_epoch("harm", harmful["harm"], 1)
+    assert any(not torch.equal(start[name], value) for name, value in trainer.encoder.state_dict().items())
+    trainer._begin_phase("still", harmful["still"], 1)
+    assert all(torch.equal(start[name], value) for name, value in trainer.encoder.state_dict().items())
+
+
+def test_phase_loss_is_the_weighted_sum_and_every_counts_batches():
+    first, second, labels = torch.eye(3), torch.eye(3).roll(1, 0), torch.tensor([0.0, 2.0, 5.0])
+    phase = Phase(losses={"cosine_mse": LossTerm(weight=2), "hard_negative_margin": LossTerm(every=3, options={"margin": 0.7})})
+    mse = LOSSES["cosine_mse"](first, second, labels)
+    margin = LOSSES["hard_negative_margin"](first, second, labels, margin=0.7)
+    for number in range(1, 7):
+        expected = 2 * mse + (margin if number in (3, 6) else 0)
+        torch.testing.assert_close(phase_loss(phase, first, second, labels, number), expected)
+
+
+def test_accumulated_batches_make_fewer_steps(sides):
+    one, three = Trainer(recipe(), *sides), Trainer(recipe(accumulation=3), *sides)
+    assert (one.total_batches, one.total_steps) == (three.total_batches, one.total_batches)
+    assert three.total_steps < one.total_steps
+    three.run()
+    assert three.schedule.last_epoch == three.total_steps
+
+
+def test_the_learning_rate_rises_then_falls_over_the_whole_run(sides):
+    trainer = Trainer(recipe(warmup_epochs=1, min_learning_rate=1e-5), *sides)
+    rates = []
+    trainer.on_step = lambda *_: rates.append(trainer.optimizer.param_groups[0]["lr"])
+    trainer.run()
+    assert len(rates) == trainer.total_batches
+    assert max(rates) == pytest.approx(3e-3, rel=1e-6)
+    assert rates[-1] == pytest.approx(1e-5, rel=1e-6)
+
+
+SMALL = (
+    *("--encoder.output_dim", "16", "--encoder.heads", "4", "--encoder.hidden_dim", "16", "--learning_rate", "0.003"),
+    *("--phases.graded.epochs", "3", "--device", "cpu"),
+)
+
+
+def train(folder: Path, tmp_path: Path, *options: str):
+    return run_script(
+        "train.py", "--data", folder / "train.store", "--validation", folder / "dev.store", "--test", folder / "dev.store",
+        "--run_dir", tmp_path / "run", "--out", tmp_path / "model.bin", *SMALL, *options,
+    )  # fmt: skip
+
+
+def test_the_command_leaves_a_model_and_a_record_and_prints_both_numbers(folder, tmp_path):
+    (tmp_path / "model.bin").write_bytes(b"what was there")
+    result = train(folder, tmp_path)
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    before, after = (metrics["test"][name]["spearman"] for name in ("mean pooling", "encoder"))
+    assert f"mean pooling {before:.4f}, your encoder {after:.4f}" in result.stdout
+    assert (
+        f"Mean pooling, before training: validation Spearman {metrics['validation']['mean pooling']['spearman']:.4f}"
+        in result.stdout
+    )
+    assert (tmp_path / "model.bin.previous").read_bytes() == b"what was there"
+    encoder = load_encoder(tmp_path / "model.bin")
+    assert score(encoder, open_pairs([folder / "dev.store"])).spearman == pytest.approx(after, abs=1e-6)
+    rows = list(csv.DictReader((tmp_path / "run" / "history.csv").open()))
+    assert [row["epoch"] for row in rows] == [str(i) for i in range(6)]
+    assert max(float(row["validation_spearman"]) for row in rows) == pytest.approx(
+        metrics["validation"]["encoder"]["spearman"], abs=1e-5
+    )
+    assert (tmp_path / "run" / "training.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["phases"]["graded"]["epochs"] == 3
+
+
+def test_from_dat_files_the_numbers_are_those_from_the_store(folder, tmp_path):
+    """The challenge's text files, written and read, take part in a run exactly as the store they came from."""
+    metrics = []
+    for name in ("train", "dev"):
+        write_dat_pairs(tmp_path / name, open_pairs([folder / f"{name}.store"]))
+    sources = ({}, {"train": tmp_path / "train", "dev": tmp_path / "dev"})
+    for source in sources:
+        training, validation = (open_pairs([source.get(name, folder / f"{name}.store")], dim=32) for name in ("train", "dev"))
+        trained = Trainer(recipe(), training, validation).run()
+        metrics.append((trained.validation, trained.history[1:], [w.tolist() for w in trained.encoder.parameters()]))
+    assert metrics[0] == metrics[1]
+
+
+def test_without_validation_pairs_a_part_is_set_aside(folder, tmp_path):
+    result = run_script(
+        "train.py", "--data", folder / "train.store", "--run_dir", tmp_path / "run", "--out", tmp_path / "model.bin", *SMALL
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "270 training pairs, 30 validation pairs" in result.stdout
+
+
+def test_the_published_preset_runs(folder, tmp_path):
+    result = train(folder, tmp_path, "--preset", "published", "--phases.contrastive.epochs", "1")
+    assert result.returncode == 0, result.stderr
+    assert load_encoder(tmp_path / "model.bin").config.architecture == "published"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--data", "nowhere.store"), "nowhere.store: no such file"),
+        (("--device", "abacus"), "--device abacus is not there"),
+        (("--phases.contrastive.min_label", "6"), "0 of 300 training pairs have a label of at least 6"),
+        (("--encoder.output_dim", "5000000"), "MiB, expected at most 20"),
+    ],
+)
+def test_bad_requests_end_in_one_line_and_replace_nothing(folder, tmp_path, options, message):
+    (tmp_path / "model.bin").write_bytes(b"what was there")
+    assert message in last_line(train(folder, tmp_path, *options))
+    assert [path.name for path in tmp_path.iterdir()] == ["model.bin"]
+    assert (tmp_path / "model.bin").read_bytes() == b"what was there"
