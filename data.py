@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import GroupKFold
 
 from dat_files import TOKEN_DIM, find_dat_files, read_label_file, read_token_file, write_dat_files
 from errors import InputError
@@ -156,6 +155,8 @@ def split_by_groups(pairs: PairData, fraction: float, seed: int) -> tuple[PairDa
     Raises:
         InputError: where the pairs hang together so closely that they cannot be split.
     """
+    from sklearn.model_selection import GroupKFold  # here, because importing it takes every command a second
+
     parts = round(1 / fraction)
     groups = sentence_groups(pairs)
     n_groups = groups.max() + 1

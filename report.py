@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sklearn
 import torch
 import yaml
 from matplotlib.figure import Figure
@@ -41,7 +40,7 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
     """Figures of the run as JSON, with the versions that made them."""
     versions = {"python": platform.python_version()}
-    versions |= {module.__name__: module.__version__ for module in (torch, np, sklearn)}
+    versions |= {module.__name__: module.__version__ for module in (torch, np)}
     write_text_atomically(path, json.dumps({**metrics, "versions": versions}, indent=2) + "\n")
 
 
