@@ -252,3 +252,13 @@ def test_get_model_without_a_checkpoint_beside_it_is_the_default(tmp_path: Path)
 
 def test_unit_length_of_zero_is_the_first_axis():
     assert torch.equal(unit_length(torch.zeros(1, 3)), torch.tensor([[1.0, 0.0, 0.0]]))
+
+
+def test_large_batches_pooled_in_parts_give_what_single_sentences_give(encoder, monkeypatch):
+    """Also with a batch of none, and with sentences too long for the cache."""
+    batch = torch.cat([pad(sentence(length, seed=length), 30 - length) for length in range(1, 30)])
+    whole = encoder(batch)
+    for cache in (1, 30 * 768 * 4 * 5, 2**40):
+        monkeypatch.setattr("model.CACHE_BYTES", cache)
+        torch.testing.assert_close(encoder(batch), whole, atol=1e-6, rtol=0)
+    assert encoder(batch[:0]).shape == (0, encoder.config.output_dim)
