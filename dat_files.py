@@ -16,8 +16,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import simdjson
 from tqdm import tqdm
 
 from atomic import write_atomically
@@ -26,6 +28,7 @@ from text_files import TextPairs, decode, parse_label, read_lines
 from token_store import TokenStore, cached_store, create_store, identity_of
 
 TOKEN_DIM = 768
+PLAIN_NUMBERS = b"0123456789+-.eE "
 
 
 @dataclass(frozen=True)
@@ -169,13 +172,29 @@ def parse_token_row(row: bytes, dim: int | None, path: str | os.PathLike[str], n
     if dim is not None and width != dim:
         raise InputError(f"dim is {width}, expected {dim}", path=path, line=number)
     text = row.split(None, 2)[2] if n_tokens or len(row.split(None, 2)) > 2 else b""
-    try:
-        values = np.fromstring(text, dtype=np.float32, sep=" ") if text else np.empty(0, np.float32)  # type: ignore[call-overload]
-    except ValueError:
-        values = np.empty(0, np.float32)
+    values = _parse_numbers(text)
     if values.size != n_tokens * width or not np.isfinite(values).all():
         raise InputError(_what_is_wrong(text, n_tokens, width), path=path, line=number)
     return values.reshape(n_tokens, width)
+
+
+def _parse_numbers(text: bytes, parser: simdjson.Parser = simdjson.Parser()) -> np.ndarray:  # noqa: B008
+    """Decimal numbers separated by white space, `(n,)`, float32; empty where something else is among them."""
+    # A row of plain numbers is a JSON array once its spaces are commas, and the JSON parser reads five times as fast as
+    # NumPy; one parser for all rows, because a new one begins without memory. Not for what JSON has no word for, such
+    # as +1 or two spaces, nor for -0, which it reads as the integer 0.
+    is_plain = not text.translate(None, PLAIN_NUMBERS) and b"-0 " not in text and not text.endswith(b"-0")
+    if is_plain:
+        try:
+            array: Any = parser.parse(b"[" + text.replace(b" ", b",") + b"]")
+            with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused as such
+                return np.frombuffer(array.as_buffer(of_type="d"), dtype=np.float64).astype(np.float32)
+        except (ValueError, TypeError, RuntimeError):  # RuntimeError: an integer of more than 64 bits
+            pass
+    try:
+        return np.fromstring(text, dtype=np.float32, sep=" ") if text else np.empty(0, np.float32)  # type: ignore[call-overload]
+    except ValueError:
+        return np.empty(0, np.float32)
 
 
 def _what_is_wrong(text: bytes, n_tokens: int, dim: int) -> str:

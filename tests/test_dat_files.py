@@ -28,6 +28,26 @@ def test_a_row_reads_back_bit_for_bit(tokens):
     assert parse_token_row(row, tokens.shape[1], "x", 1).tobytes() == tokens.tobytes()
 
 
+separators = st.sampled_from([" ", " ", " ", "  ", "\t"])
+forms = st.sampled_from(["{:.9g}", "{:.17g}", "{:+.6e}", "{:.3f}", "{:.0f}", "{!r}", "{:.0f}."])
+
+
+@given(st.lists(st.tuples(st.floats(-1e30, 1e30), forms, separators), min_size=1, max_size=12))
+@settings(deadline=None)
+def test_numbers_in_any_form_are_what_python_reads(values):
+    text = "".join(form.format(value) + separator for value, form, separator in values).strip()
+    expected = np.array([float(number) for number in text.split()]).astype(np.float32)
+    assert parse_token_row(f"1 {len(values)} {text}".encode(), len(values), "x", 1).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    "text", ["1,2 3", "1 [2 3]", '1 "2" 3', "1 2 true", "1 2 null", "1 2 3]", "1 2 0x3", "1 2 1_0", "1 2 3e", "1 - 3"]
+)
+def test_what_is_no_number_is_refused(text):
+    with pytest.raises(InputError, match="expected"):
+        parse_token_row(f"1 3 {text}".encode(), 3, "x", 1)
+
+
 @pytest.mark.parametrize("text", ["1e0", "+1", "1.", "01.000", "1E+00", "100e-2"])
 def test_numbers_in_other_forms(text):
     assert parse_token_row(f"1 2 {text} -{text.lstrip('+')}".encode(), 2, "x", 1).tolist() == [[1.0, -1.0]]
