@@ -101,9 +101,13 @@ def compare(encoder: SentenceEncoder, pairs: PairData) -> dict[str, dict[str, fl
 
 
 def check_fits(encoder: SentenceEncoder, pairs: PairData) -> None:
-    """Raise InputError where an encoder and data have tokens of different width."""
+    """Raise InputError where data have other tokens than an encoder was trained on: of another width, backbone or layers."""
     if encoder.config.input_dim != pairs.tokens.dim:
         raise InputError(f"the encoder takes token embeddings {encoder.config.input_dim} wide, these data have {pairs.tokens.dim}")
+    for name, expected in encoder.tokens_from.items():
+        found = pairs.tokens.description.get(name)
+        if expected is not None and found is not None and found != expected:  # unknown where tokens came as .dat files
+            raise InputError(f"the encoder was trained on tokens of {name} {expected}, these data have {name} {found}")
 
 
 def main() -> None:

@@ -136,7 +136,7 @@ class SentenceEncoder(nn.Module):
             sentences: `(n, D)`, mean-pooled training sentences.
         """
         if isinstance(self.head, ResidualHead):
-            vectors = sentences.double()
+            vectors = sentences.cpu().double()  # some devices have no double precision
             _, directions = torch.linalg.eigh(vectors.T @ vectors)
             self.head.projection.weight.copy_(directions.flip(1).T[: self.config.output_dim])
 

@@ -107,7 +107,7 @@ class Trainer:
         self.encoder.tokens_from = {key: training.tokens.description.get(key) for key in ("backbone", "layers")}
         if recipe.start == "baseline":
             vectors = encode_pairs(mean_pooling(training.tokens.dim), training)
-            self.encoder.start_as_mean_pooling(torch.cat(vectors).to(device))
+            self.encoder.start_as_mean_pooling(torch.cat(vectors))
         self.phase_pairs = {name: self._pairs_of(name, phase) for name, phase in recipe.phases.items()}
         self.optimizer = torch.optim.AdamW(self.encoder.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         longest = max(recipe.phases, key=lambda name: len(self.phase_pairs[name]))

@@ -11,10 +11,11 @@ from conftest import ROOT, last_line, run_script
 
 import text_store as text_store_module
 from backbone import Backbone
-from checkpoint import save_encoder
+from checkpoint import load_encoder, save_encoder
 from data import open_pairs
 from encoding import encode
 from errors import InputError
+from evaluate import check_fits
 from model import EncoderConfig, SentenceEncoder, mean_pooling
 from text_files import read_text_pairs
 from text_store import BackboneSettings, text_store
@@ -176,3 +177,16 @@ def test_an_encoder_for_other_tokens_is_refused(tiny_bert, pair_file, tmp_path):
     save_encoder(tmp_path / "model.bin", SentenceEncoder(EncoderConfig()))
     message = last_line(run_script("evaluate.py", "--model", tmp_path / "model.bin", "--data", f"{pair_file}.store"))
     assert "takes token embeddings 768 wide, these data have 16" in message
+
+
+def test_an_encoder_for_other_layers_is_refused(tiny_bert, pair_file, tmp_path):
+    store = text_store(pair_file, BackboneSettings(str(tiny_bert), "0,-1"))
+    encoder = SentenceEncoder(EncoderConfig(input_dim=store.dim, heads=4))
+    for layers, refused in (("1,-1", True), ("0,-1", False), (None, False)):
+        encoder.tokens_from = {"backbone": str(tiny_bert), "layers": layers}
+        save_encoder(tmp_path / "model.bin", encoder)
+        if refused:
+            with pytest.raises(InputError, match="trained on tokens of layers 1,-1, these data have layers 0,-1"):
+                check_fits(load_encoder(tmp_path / "model.bin"), open_pairs([f"{pair_file}.store"]))
+        else:
+            check_fits(load_encoder(tmp_path / "model.bin"), open_pairs([f"{pair_file}.store"]))
