@@ -122,6 +122,7 @@ def parse_recipe(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Reci
         raise InputError(f"not a recipe: {error}", path=path) from error
     rest = _apply_phase_options(contents, rest)
     options = parser.instantiate(parser.parse_args([*_as_arguments(contents), *rest]))
+    options["preset"], options["config"] = chosen.preset, chosen.config
     recipe = Recipe(**{field.name: options[field.name] for field in fields(Recipe)})
     check_recipe(recipe)
     return recipe, options

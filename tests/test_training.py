@@ -222,6 +222,7 @@ def test_the_published_preset_runs(folder, tmp_path):
     result = train(folder, tmp_path, "--preset", "published", "--phases.contrastive.epochs", "1")
     assert result.returncode == 0, result.stderr
     assert load_encoder(tmp_path / "model.bin").config.architecture == "published"
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["recipe"] == "published"
 
 
 @pytest.mark.parametrize(
