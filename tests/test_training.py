@@ -14,6 +14,7 @@ from conftest import last_line, learnable_pairs, run_script, store_pairs
 
 from checkpoint import load_encoder
 from data import PairData, open_pairs, write_dat_pairs
+from encoding import encode_pairs
 from evaluate import score
 from losses import LOSSES
 from model import EncoderConfig, mean_pooling
@@ -106,15 +107,21 @@ def test_where_nothing_helps_the_result_is_mean_pooling_itself(sides):
     assert not honest.fell_back and honest.validation.spearman < honest.baseline.spearman
 
 
-def test_selection_by_loss_takes_the_lowest_loss_of_the_last_phase(sides):
+@pytest.mark.parametrize(("weight", "start_is_best"), [(1, True), (-1, False)])
+def test_selection_by_loss_takes_the_lowest_loss_of_the_last_phase(sides, weight, start_is_best):
+    """The weights the phase starts from compete: they are the best here, unless the first phase did harm."""
     phases = {
-        "contrastive": Phase(epochs=2, losses={"nt_xent": LossTerm()}, select="none"),
+        "contrastive": Phase(epochs=2, losses={"nt_xent": LossTerm(weight)}, select="none"),
         "graded": Phase(epochs=4, losses={"cosine_mse": LossTerm(), "hard_negative_margin": LossTerm(every=2)}, select="loss"),
     }
     trained = Trainer(recipe(phases=phases, never_below_baseline=False), *sides).run()
+    vectors = encode_pairs(trained.encoder, sides[1])
+    batches = zip(*(side.split(32) for side in (*vectors, torch.from_numpy(sides[1].labels))), strict=True)
+    kept = float(np.mean([LOSSES["cosine_mse"](*batch).item() for batch in batches]))
     graded = [record for record in trained.history if record.phase == "graded"]
     lowest = min(graded, key=lambda record: record.validation_loss)
-    assert trained.epoch == lowest.epoch
+    assert trained.epoch == (2 if start_is_best else lowest.epoch)
+    assert kept < lowest.validation_loss if start_is_best else kept == pytest.approx(lowest.validation_loss, abs=1e-7)
     assert not any(record.selected for record in trained.history if record.phase == "contrastive")
 
 
