@@ -180,7 +180,7 @@ def parse_token_row(row: bytes, dim: int | None, path: str | os.PathLike[str], n
 
 def _parse_numbers(text: bytes, parser: simdjson.Parser = simdjson.Parser()) -> np.ndarray:  # noqa: B008
     """Decimal numbers separated by white space, `(n,)`, float32; empty where something else is among them."""
-    # A row of plain numbers is a JSON array once its spaces are commas, and the JSON parser reads five times as fast as
+    # A row of plain numbers is a JSON array once its spaces are commas, and the JSON parser reads twice as fast as
     # NumPy; one parser for all rows, because a new one begins without memory. Not for what JSON has no word for, such
     # as +1 or two spaces, nor for -0, which it reads as the integer 0.
     is_plain = not text.translate(None, PLAIN_NUMBERS) and b"-0 " not in text and not text.endswith(b"-0")

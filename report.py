@@ -67,10 +67,11 @@ def draw_history(path: Path, history: Sequence[EpochRecord], baseline: float) ->
             axes.axvspan(phase[0].epoch - 0.5, phase[-1].epoch + 0.5, color="0.93" if phase[0].epoch > 1 else "0.98", zorder=0)
         rank_axes.text(
             phase[0].epoch - 0.4,
-            0.03,
+            0.97,
             name,
             transform=rank_axes.get_xaxis_transform(),
             rotation=90,  # a phase may be a single epoch wide
+            verticalalignment="top",  # training begins low: the curve is not there
             fontsize=9,
             color="0.45",
         )
