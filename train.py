@@ -92,10 +92,9 @@ def open_run(options, recipe: Recipe) -> Run:  # type: ignore[no-untyped-def]
 def train_with_progress(recipe: Recipe, run: Run, device: torch.device) -> Trained:
     """Train, with a progress bar that shows the loss, the validation Spearman and the time left."""
     trainer = Trainer(recipe, run.training, run.validation, device=device)
-    baseline = score(mean_pooling(run.training.tokens.dim), run.validation)
     parameters = sum(parameter.numel() for parameter in trainer.encoder.parameters())
     print(f"{len(run.training):,} training pairs, {len(run.validation):,} validation pairs, {parameters:,} parameters, {device}")
-    print(f"Mean pooling, before training: validation Spearman {baseline.spearman:.4f}")
+    print(f"Mean pooling, before training: validation Spearman {trainer.baseline.spearman:.4f}")
     with tqdm(total=trainer.total_batches, unit="batch", disable=None) as bar:
 
         def show(phase: str, loss: float, spearman: float) -> None:

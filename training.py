@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from data import PairBatch, PairData, training_batches
 from encoding import device_of, encode_pairs
 from errors import InputError
-from evaluate import Scores, score_vectors
+from evaluate import Scores, score, score_vectors
 from losses import LOSSES
 from model import SentenceEncoder, mean_pooling
 from recipe import Phase, Recipe
@@ -86,7 +86,7 @@ class Trainer:
         device: torch.device | str = "cpu",
         on_step: Callable[[str, float, float], None] | None = None,
     ) -> None:
-        """Set everything up; nothing is trained yet.
+        """Set everything up and score mean pooling, `baseline`; nothing is trained yet.
 
         Args:
             recipe: what to do.
@@ -117,6 +117,7 @@ class Trainer:
             total_steps=self.total_steps,
             min_lr=recipe.min_learning_rate,
         )
+        self.baseline = score(mean_pooling(validation.tokens.dim), validation)
         self.history: list[EpochRecord] = []
         self.best: _Best | None = None
         self.latest_spearman = 0.0
@@ -149,7 +150,6 @@ class Trainer:
 
     def run(self) -> Trained:
         """Train all phases and give the best encoder."""
-        baseline = score_vectors(*encode_pairs(mean_pooling(self.validation.tokens.dim), self.validation), self.validation.labels)
         epoch = 0
         for name, phase in self.recipe.phases.items():
             if phase.epochs:
@@ -161,13 +161,13 @@ class Trainer:
         if self.best is not None:
             self.encoder.load_state_dict(self.best.weights)
             epoch = self.best.epoch
-        validation = score_vectors(*encode_pairs(self.encoder, self.validation), self.validation.labels)
-        fell_back = self.recipe.never_below_baseline and validation.spearman < baseline.spearman
+        validation = score(self.encoder, self.validation)
+        fell_back = self.recipe.never_below_baseline and validation.spearman < self.baseline.spearman
         result = self.encoder
         if fell_back:
-            result, epoch, validation = mean_pooling(self.validation.tokens.dim), 0, baseline
+            result, epoch, validation = mean_pooling(self.validation.tokens.dim), 0, self.baseline
             result.tokens_from = self.encoder.tokens_from
-        return Trained(result.eval(), epoch, fell_back, baseline, validation, self.history)
+        return Trained(result.eval(), epoch, fell_back, self.baseline, validation, self.history)
 
     def _begin_phase(self, name: str, phase: Phase, epoch: int) -> None:
         """The weights a phase starts from compete with those it makes, and they are the best so far."""
