@@ -168,7 +168,10 @@ def _apply_phase_options(contents: dict[str, Any], arguments: Sequence[str]) -> 
             place = place.setdefault(key, {})
             if not isinstance(place, dict):
                 raise InputError(f"{argument}: {key} is a value and has no fields")
-        place[last] = yaml.safe_load(queue.pop(0))
+        try:
+            place[last] = yaml.safe_load(queue.pop(0))
+        except yaml.YAMLError as error:
+            raise InputError(f"{argument}: the value is not YAML ({getattr(error, 'problem', error)})") from error
     return rest
 
 

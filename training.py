@@ -124,7 +124,7 @@ class Trainer:
 
     def _pairs_of(self, name: str, phase: Phase) -> PairData:
         pairs = self.training.select(self.training.labels >= phase.min_label)
-        if len(pairs) < 2:
+        if phase.epochs and len(pairs) < 2:
             raise InputError(
                 f"phase {name}: {len(pairs)} of {len(self.training)} training pairs have a label of at least "
                 f"{phase.min_label:g}, expected 2 or more; lower --phases.{name}.min_label or set its epochs to 0"

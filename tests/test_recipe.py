@@ -107,6 +107,7 @@ BAD_OPTIONS = {
     "--phases.new.epochs 3": "phases.new.losses is empty",
     "--phases.graded.epochs.x 3": "epochs is a value and has no fields",
     "--phases.graded.epochs": "has no value",
+    "--phases.graded.epochs [": "phases.graded.epochs: the value is not YAML",
 }
 
 

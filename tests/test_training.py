@@ -15,6 +15,7 @@ from conftest import last_line, learnable_pairs, run_script, store_pairs
 from checkpoint import load_encoder
 from data import PairData, open_pairs, write_dat_pairs
 from encoding import encode_pairs
+from errors import InputError
 from evaluate import score
 from losses import LOSSES
 from model import EncoderConfig, mean_pooling
@@ -247,3 +248,13 @@ def test_bad_requests_end_in_one_line_and_replace_nothing(folder, tmp_path, opti
     assert message in last_line(train(folder, tmp_path, *options))
     assert [path.name for path in tmp_path.iterdir()] == ["model.bin"]
     assert (tmp_path / "model.bin").read_bytes() == b"what was there"
+
+
+def test_a_phase_without_pairs_can_be_left_out_as_its_message_says(sides):
+    training, validation = sides
+    unlike = training.select(training.labels < 3)
+    with pytest.raises(InputError, match=r"phase contrastive: 0 of .* set its epochs to 0"):
+        Trainer(recipe(), unlike, validation)
+    without = recipe()
+    without.phases["contrastive"].epochs = 0
+    assert {record.phase for record in Trainer(without, unlike, validation).run().history} == {"", "graded"}
