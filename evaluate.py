@@ -1,8 +1,11 @@
 """A trained encoder beside mean pooling of the same tokens, in one table.
 
-Example:
+Examples:
 
-    python evaluate.py --model model.bin --data stores/stsb/test.store
+    python evaluate.py --model model.bin --data test.csv
+    python evaluate.py --model model.bin --data test.csv --validation dev.csv --plot predictions.png
+
+With validation pairs a monotone map from cosine to label is fitted on them, and the table has errors in units of the label.
 """
 
 from __future__ import annotations
@@ -12,10 +15,12 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from calibration import Calibration, draw_predictions
 from checkpoint import load_encoder
 from cli import PAIRS_HELP, make_parser, run_command
 from data import PairData, open_pairs
@@ -23,7 +28,8 @@ from encoding import encode_pairs
 from errors import InputError
 from metrics import mae, mse, pearson, spearman
 from model import SentenceEncoder, mean_pooling
-from starter import STARTER_TEST
+from starter import STARTER_DEV, STARTER_TEST
+from text_files import MAX_LABEL
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,8 @@ def score(encoder: SentenceEncoder, pairs: PairData) -> Scores:
 
 def score_vectors(first: torch.Tensor, second: torch.Tensor, labels: np.ndarray) -> Scores:
     """Compare the cosines of unit vectors `(n, K)` and `(n, K)` with labels `(n,)`, 0-5."""
-    cosine = (first * second).sum(1).numpy()
-    similarity = labels / 5
+    cosine = cosines(first, second)
+    similarity = labels / MAX_LABEL
     return Scores(
         spearman=spearman(cosine, labels),
         pearson=pearson(cosine, labels),
@@ -62,6 +68,11 @@ def score_vectors(first: torch.Tensor, second: torch.Tensor, labels: np.ndarray)
         mae=mae(cosine, similarity),
         pairs=len(labels),
     )
+
+
+def cosines(first: torch.Tensor, second: torch.Tensor) -> np.ndarray:
+    """The cosine `(n,)` of each pair of unit vectors `(n, K)` and `(n, K)`."""
+    return (first * second).sum(1).numpy()
 
 
 def score_table(columns: Mapping[str, Mapping[str, float | int | str]]) -> str:
@@ -78,26 +89,48 @@ def score_table(columns: Mapping[str, Mapping[str, float | int | str]]) -> str:
     )
 
 
-def compare(encoder: SentenceEncoder, pairs: PairData) -> dict[str, dict[str, float | int]]:
-    """Figures of mean pooling and of the encoder on the same pairs, by name.
+@dataclass(frozen=True)
+class Comparison:
+    """Mean pooling and an encoder on the same pairs, by name.
+
+    Attributes:
+        figures: scores, size and speed.
+        predicted: labels `(n,)` after a monotone fit; empty without validation pairs to fit on.
+    """
+
+    figures: dict[str, dict[str, float | int]]
+    predicted: dict[str, np.ndarray]
+
+
+def compare(encoder: SentenceEncoder, pairs: PairData, validation: PairData | None = None) -> Comparison:
+    """Measure mean pooling and the encoder on the same pairs.
 
     Sentences per second counts different sentences, encoding alone, on the threads that torch has.
+
+    Args:
+        encoder: the encoder.
+        pairs: what the figures are measured on.
+        validation: other pairs, to fit the map from cosine to label on.
     """
-    figures: dict[str, dict[str, float | int]] = {}
+    comparison = Comparison({}, {})
+    encode_pairs(mean_pooling(pairs.tokens.dim), pairs)  # all tokens into the page cache: the first to be timed reads no disk
     for name, candidate in (("mean pooling", mean_pooling(pairs.tokens.dim)), ("encoder", encoder)):
         candidate.eval()
-        encode_pairs(candidate, pairs.select(np.arange(min(len(pairs), 256))))  # tokens into the page cache, once
         begin = time.perf_counter()
         first, second = encode_pairs(candidate, pairs)
         seconds = time.perf_counter() - begin
         different = len(np.unique(pairs.tokens.digests[np.concatenate([pairs.first, pairs.second])]))
-        figures[name] = {
-            **asdict(score_vectors(first, second, pairs.labels)),
-            "output dim": candidate.config.output_dim,
-            "parameters": sum(parameter.numel() for parameter in candidate.parameters()),
-            "sentences/s": round(different / seconds),
-        }
-    return figures
+        figures: dict[str, float | int] = asdict(score_vectors(first, second, pairs.labels))
+        if validation is not None:
+            fit = Calibration(cosines(*encode_pairs(candidate, validation)), validation.labels)
+            predicted = fit.predict(cosines(first, second))
+            comparison.predicted[name] = predicted
+            figures |= {"mse of label": mse(predicted, pairs.labels), "mae of label": mae(predicted, pairs.labels)}
+        figures["output dim"] = candidate.config.output_dim
+        figures["parameters"] = sum(parameter.numel() for parameter in candidate.parameters())
+        figures["sentences/s"] = round(different / seconds)
+        comparison.figures[name] = figures
+    return comparison
 
 
 def check_fits(encoder: SentenceEncoder, pairs: PairData) -> None:
@@ -115,19 +148,31 @@ def main() -> None:
     parser = make_parser("evaluate.py", __doc__)
     parser.add_argument("--model", default="model.bin", help="checkpoint to evaluate")
     parser.add_argument("--data", nargs="+", help=f"pairs: {PAIRS_HELP} (default: the test part of the starter pairs)")
+    parser.add_argument("--validation", nargs="+", help="pairs to fit labels to cosines on (default: the starter ones for those)")
+    parser.add_argument("--plot", metavar="FILE", help="PNG to draw predicted beside true labels in; needs validation pairs")
     parser.add_argument("--cache_dir", help="folder for token stores, instead of beside their sources")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     encoder = load_encoder(options.model)
     pairs = open_pairs(options.data or [STARTER_TEST], cache_dir=options.cache_dir)
     check_fits(encoder, pairs)
-    figures = compare(encoder, pairs)
+    validation = None
+    if options.validation or not options.data:
+        validation = open_pairs(options.validation or [STARTER_DEV], cache_dir=options.cache_dir)
+        check_fits(encoder, validation)
+    elif options.plot:
+        raise InputError("--plot needs pairs to fit labels to cosines on: give --validation, pairs other than --data")
+    comparison = compare(encoder, pairs, validation)
     size = os.path.getsize(options.model)
     if options.json:
-        print(json.dumps({"model": options.model, "bytes": size, **figures}, indent=2))
+        print(json.dumps({"model": options.model, "bytes": size, **comparison.figures}, indent=2))
     else:
-        print(score_table(figures))
+        print(score_table(comparison.figures))
         print(f"\n{options.model}: {size / 2**20:.2f} MiB of at most 20")
+    if options.plot:
+        draw_predictions(Path(options.plot), comparison.predicted, pairs.labels)
+        if not options.json:
+            print(f"{options.plot}: predicted beside true labels")
 
 
 if __name__ == "__main__":

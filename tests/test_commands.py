@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, last_line, learnable_pairs, run_script, store_pairs
+from scipy.optimize import isotonic_regression
 
 from checkpoint import load_encoder, save_encoder
 from data import open_pairs
+from encoding import encode_pairs
 from errors import InputError
-from evaluate import score
+from evaluate import cosines, score
 from model import EncoderConfig, SentenceEncoder, get_model, mean_pooling
 from text_files import read_text_pairs
 from visualize_tsne import sample_pairs, tsne_map
@@ -47,6 +49,31 @@ def test_evaluate_prints_a_table_and_json_with_the_same_figures(files):
             assert f"{figures[name][metric]:.4f}" in table
         assert figures[name]["pairs"] == 80 and figures[name]["sentences/s"] > 0
     assert figures["bytes"] == model.stat().st_size
+
+
+def test_evaluate_fits_labels_on_the_validation_pairs(files, tmp_path):
+    """Against scipy's isotonic regression, joined by straight lines and clipped at the ends."""
+    model, data = files
+    other = store_pairs(tmp_path / "other.store", *learnable_pairs(np.random.default_rng(1), 90))
+    plot = tmp_path / "plot.png"
+    result = run_script("evaluate.py", "--model", model, "--data", data, "--validation", other, "--plot", plot, "--json")
+    figures = json.loads(result.stdout)
+    test, validation = open_pairs([data]), open_pairs([other])
+    for name, encoder in (("mean pooling", mean_pooling(32)), ("encoder", load_encoder(model))):
+        x, new = (cosines(*encode_pairs(encoder, pairs)).astype(np.float64) for pairs in (validation, test))
+        order = np.argsort(x)
+        fitted = isotonic_regression(validation.labels[order].astype(np.float64)).x
+        error = np.interp(new, x[order], np.clip(fitted, 0, 5)) - test.labels
+        assert figures[name]["mse of label"] == pytest.approx(np.mean(error**2), rel=1e-4)
+        assert figures[name]["mae of label"] == pytest.approx(np.mean(abs(error)), rel=1e-4)
+    assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_plot_of_predictions_needs_validation_pairs(files, tmp_path):
+    model, data = files
+    result = run_script("evaluate.py", "--model", model, "--data", data, "--plot", tmp_path / "plot.png")
+    assert "give --validation" in last_line(result)
+    assert not (tmp_path / "plot.png").exists()
 
 
 def test_scores_are_of_the_cosine():
