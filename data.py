@@ -35,6 +35,7 @@ class PairData:
         second: `(n,)`, the same for the second.
         labels: `(n,)`, float32, similarity 0-5.
         sentences: the text of each sentence in `tokens`, where it is known.
+        teacher: `(n, 2, G)`, unit length, a teacher's vectors of the first and second sentences, where there is one.
     """
 
     tokens: TokenStore
@@ -42,13 +43,15 @@ class PairData:
     second: np.ndarray
     labels: np.ndarray
     sentences: Sequence[str] | None = None
+    teacher: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def select(self, rows: np.ndarray) -> PairData:
         """Only the pairs `rows` (numbers or a mask)."""
-        return replace(self, first=self.first[rows], second=self.second[rows], labels=self.labels[rows])
+        teacher = None if self.teacher is None else self.teacher[rows]
+        return replace(self, first=self.first[rows], second=self.second[rows], labels=self.labels[rows], teacher=teacher)
 
     def text(self) -> TextPairs:
         """The pairs as text.
@@ -135,6 +138,25 @@ def _same_length(path: Path, rows: int, other: Path | None, expected: int) -> No
         raise InputError(f"{rows} rows, expected {expected} as in {other}", path=path)
 
 
+def with_teacher(pairs: PairData, path: str | os.PathLike[str]) -> PairData:
+    """The pairs with a teacher's vectors of their sentences, from the store that teacher.py makes.
+
+    A sentence vector is stored as a sentence of one token.
+
+    Raises:
+        InputError: where the store is not of these pairs.
+    """
+    theirs = open_pairs([path], dim=None)
+    if not np.array_equal(theirs.labels, pairs.labels):
+        raise InputError(
+            f"a teacher of {len(theirs)} other pairs, expected one of these {len(pairs)}, in their order", path=Path(path)
+        )
+    if theirs.tokens.lengths.max() > 1:
+        raise InputError("token embeddings, expected the sentence vectors that teacher.py makes", path=Path(path))
+    first, second = (theirs.tokens.padded(side)[0][:, 0].numpy() for side in (theirs.first, theirs.second))
+    return replace(pairs, teacher=np.stack([first, second], axis=1))
+
+
 def write_dat_pairs(folder: str | os.PathLike[str], pairs: PairData) -> None:
     """Write pairs whose text is known as the challenge's four files."""
     first, second = ((pairs.tokens.sentence(i) for i in side) for side in (pairs.first, pairs.second))
@@ -185,15 +207,18 @@ class PairBatch:
     """B pairs, their 2B sentences padded in buckets of similar length.
 
     Attributes:
-        buckets: token embeddings `(b, T, D)`, all buckets together 2B sentences; T differs from one to the next.
+        buckets: token embeddings `(b, T, D)` and lengths `(b,)`, all buckets together 2B sentences; T differs from one to the
+            next.
         position: `(2B,)`, where in the buckets, one after the other, the first sentence of each pair is, then the
             second of each.
         labels: `(B,)`, 0-5.
+        teacher: `(2B, G)`, a teacher's vectors of the first sentences and then of the second, where there is one.
     """
 
-    buckets: list[torch.Tensor]
+    buckets: list[tuple[torch.Tensor, torch.Tensor]]
     position: torch.Tensor
     labels: torch.Tensor
+    teacher: torch.Tensor | None = None
 
 
 def training_batches(pairs: PairData, batch_size: int, rng: np.random.Generator, buckets: int = 4) -> Iterator[PairBatch]:
@@ -222,4 +247,5 @@ def training_batches(pairs: PairData, batch_size: int, rng: np.random.Generator,
             buckets=[pairs.tokens.padded(sentences[bucket]) for bucket in np.array_split(by_length, buckets) if len(bucket)],
             position=torch.from_numpy(position),
             labels=torch.from_numpy(pairs.labels[rows]),
+            teacher=None if pairs.teacher is None else torch.from_numpy(np.concatenate([*pairs.teacher[rows].swapaxes(0, 1)])),
         )

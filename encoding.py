@@ -33,7 +33,8 @@ def encode(encoder: SentenceEncoder, tokens: TokenStore, indices: np.ndarray, *,
     vectors = torch.empty(len(unique), encoder.config.output_dim)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        vectors[torch.from_numpy(rows)] = encoder(tokens.padded(unique[rows]).to(device)).cpu()
+        batch, lengths = tokens.padded(unique[rows])
+        vectors[torch.from_numpy(rows)] = encoder(batch.to(device), lengths.to(device)).cpu()
     encoder.train(was_training)
     return vectors[torch.from_numpy(inverse)]
 

@@ -1,7 +1,8 @@
 """Losses over a batch of sentence pairs: pure functions of embeddings and labels.
 
 Every loss takes the embeddings of B first sentences and their B second sentences, `(B, K)` each and of unit length,
-and gives a scalar that is smaller the better. `LOSSES` names them for recipes.
+their labels `(B,)`, and a guide: the same sentences as another encoder sees them, or None. It gives a scalar that is smaller
+the better. `LOSSES` names them for recipes.
 """
 
 from __future__ import annotations
@@ -13,18 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def nt_xent(first: Tensor, second: Tensor, labels: Tensor | None = None, *, temperature: float = 0.05) -> Tensor:
+def nt_xent(
+    first: Tensor, second: Tensor, labels: Tensor | None = None, guide: Tensor | None = None, *, temperature: float = 0.05
+) -> Tensor:
     """Normalised temperature-scaled cross-entropy: a pair is the positive, all other sentences are negatives.
 
     Each of the 2B sentences must pick its partner among the 2B - 1 others. Labels are not used: give it pairs that
-    mean the same. Range: 0 and more; log(2B - 1) where all sentences are alike.
+    mean the same. With a guide, a negative that the guide finds more similar to the sentence than its partner is
+    taken for a false negative and left out. Range: 0 and more; log(2B - 1) where all sentences are alike.
 
-    Source: Chen et al. 2020, A Simple Framework for Contrastive Learning of Visual Representations, eq. 1.
+    Source: Chen et al. 2020, A Simple Framework for Contrastive Learning of Visual Representations, eq. 1; the guide:
+    Solatorio 2024, GISTEmbed, eq. 5.
 
     Args:
         first: `(B, K)`, unit length.
         second: `(B, K)`, unit length.
         labels: ignored.
+        guide: `(2B, G)`, unit length, first sentences and then second sentences.
         temperature: what similarities are divided by; the smaller, the more the hardest negatives count.
     """
     n = len(first)
@@ -32,10 +38,13 @@ def nt_xent(first: Tensor, second: Tensor, labels: Tensor | None = None, *, temp
     similarity = sentences @ sentences.T / temperature
     similarity = similarity.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=first.device), -torch.inf)
     partner = torch.arange(2 * n, device=first.device).roll(n)
+    if guide is not None:
+        theirs = guide @ guide.T
+        similarity = similarity.masked_fill(theirs > theirs.gather(1, partner[:, None]), -torch.inf)
     return F.cross_entropy(similarity, partner)
 
 
-def cosine_mse(first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+def cosine_mse(first: Tensor, second: Tensor, labels: Tensor, guide: Tensor | None = None) -> Tensor:
     """Mean squared error between `(cos + 1) / 2` and `label / 5`.
 
     It asks for the value of a similarity, not only its rank: prefer CoSENT where the score is a rank correlation.
@@ -45,11 +54,14 @@ def cosine_mse(first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
         first: `(B, K)`, unit length.
         second: `(B, K)`, unit length.
         labels: `(B,)`, 0 to 5.
+        guide: ignored.
     """
     return F.mse_loss(((first * second).sum(1) + 1) / 2, labels / 5)
 
 
-def hard_negative_margin(first: Tensor, second: Tensor, labels: Tensor | None = None, *, margin: float = 0.2) -> Tensor:
+def hard_negative_margin(
+    first: Tensor, second: Tensor, labels: Tensor | None = None, guide: Tensor | None = None, *, margin: float = 0.2
+) -> Tensor:
     """The most similar other sentence of the batch must stay a margin below the pair.
 
     `mean over all 2B sentences of max(0, margin + cos(sentence, hardest other) - cos(pair))`. Range: 0 to 2 + margin;
@@ -59,6 +71,7 @@ def hard_negative_margin(first: Tensor, second: Tensor, labels: Tensor | None = 
         first: `(B, K)`, unit length.
         second: `(B, K)`, unit length.
         labels: ignored.
+        guide: ignored.
         margin: how far below, in cosine.
     """
     n = len(first)
@@ -71,7 +84,7 @@ def hard_negative_margin(first: Tensor, second: Tensor, labels: Tensor | None = 
     return F.relu(margin + hardest - pair).mean()
 
 
-def cosent(first: Tensor, second: Tensor, labels: Tensor, *, scale: float = 20.0) -> Tensor:
+def cosent(first: Tensor, second: Tensor, labels: Tensor, guide: Tensor | None = None, *, scale: float = 20.0) -> Tensor:
     """CoSENT: pairs with a higher label must have a higher cosine, for all pairs of pairs in the batch.
 
     `log(1 + sum of exp(scale * (cos_i - cos_j)) over all i, j with label_i < label_j)`. A smooth stand-in for rank
@@ -83,6 +96,7 @@ def cosent(first: Tensor, second: Tensor, labels: Tensor, *, scale: float = 20.0
         first: `(B, K)`, unit length.
         second: `(B, K)`, unit length.
         labels: `(B,)`; only their order counts.
+        guide: ignored.
         scale: the inverse of the temperature; the larger, the more the worst inversions count.
     """
     cosine = scale * (first * second).sum(1)
@@ -91,9 +105,29 @@ def cosent(first: Tensor, second: Tensor, labels: Tensor, *, scale: float = 20.0
     return torch.logsumexp(torch.cat([differences.new_zeros(1), differences[ordered]]), dim=0)
 
 
+def distillation(first: Tensor, second: Tensor, labels: Tensor | None, guide: Tensor) -> Tensor:
+    """Mean squared error between the cosines of all 2B sentences of the batch and those of the guide.
+
+    It carries over what the guide makes of 2B (2B - 1) / 2 pairs, where labels speak of B. Range: 0 to 4.
+
+    Source: Tung and Mori 2019, Similarity-Preserving Knowledge Distillation, eq. 4, on unit vectors.
+
+    Args:
+        first: `(B, K)`, unit length.
+        second: `(B, K)`, unit length.
+        labels: ignored.
+        guide: `(2B, G)`, unit length, first sentences and then second sentences.
+    """
+    sentences = torch.cat([first, second])
+    return F.mse_loss(sentences @ sentences.T, guide @ guide.T)
+
+
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "nt_xent": nt_xent,
     "cosine_mse": cosine_mse,
     "hard_negative_margin": hard_negative_margin,
     "cosent": cosent,
+    "distillation": distillation,
 }
+
+NEEDS_GUIDE = ("distillation",)

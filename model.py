@@ -99,12 +99,13 @@ class SentenceEncoder(nn.Module):
         else:
             raise ValueError(f"architecture is {config.architecture!r}, expected hybrid, published or mean")
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Encode a batch.
 
         Args:
             tokens: `(B, T, D)`, right-padded with all-zero rows. A sentence's length is the position of its last
                 non-zero row; zero rows before that are tokens.
+            lengths: `(B,)`, where they are known already: finding them is a pass over the tokens.
 
         Returns:
             `(B, output_dim)`, unit length. A sentence of padding only gives a unit vector too, always the same one.
@@ -115,12 +116,16 @@ class SentenceEncoder(nn.Module):
         if tokens.device.type == "cpu" and not self.training:
             # Pooling passes over the tokens more than once: a few sentences at a time stay in the cache between.
             together = CACHE_BYTES // (tokens.shape[1] * tokens.shape[2] * tokens.element_size())
-        pooled = [self._pool(part) for part in tokens.split(max(1, together))]
+        together = max(1, together)
+        parts = tokens.split(together)
+        known = [None] * len(parts) if lengths is None else lengths.split(together)
+        pooled = [self._pool(*part) for part in zip(parts, known, strict=True)]
         return unit_length(self.head(torch.cat(pooled)))
 
-    def _pool(self, tokens: Tensor) -> Tensor:
+    def _pool(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
         """`(B, T, D)` to one vector for each sentence."""
-        lengths = sentence_lengths(tokens)
+        if lengths is None:
+            lengths = sentence_lengths(tokens)
         if tokens.device.type == "cpu" and len(tokens):  # elsewhere it would wait for the device
             tokens = tokens[:, : max(1, int(lengths.max()))]  # what is padding in all of them
         return self.pooling(tokens, lengths)

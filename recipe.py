@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 
 from checkpoint import MAX_BYTES
 from errors import InputError
-from losses import LOSSES
+from losses import LOSSES, NEEDS_GUIDE
 from model import EncoderConfig, SentenceEncoder
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -30,11 +30,14 @@ class LossTerm:
         weight: factor of this loss in the sum.
         every: add it to every n-th batch only.
         options: settings of the loss, such as temperature, margin, scale.
+        guide: whose similarities the loss sees too: mean pooling's (baseline) or those of train.py --teacher. Without a
+            teacher, a loss that needs one is left out.
     """
 
     weight: float = 1.0
     every: int = 1
     options: dict[str, float] = field(default_factory=dict)
+    guide: Literal["none", "baseline", "teacher"] = "none"
 
 
 @dataclass
@@ -244,5 +247,7 @@ def _check_phase(place: str, phase: Phase) -> None:
         for option in term.options:
             if option not in known:
                 raise InputError(f"{place}.losses.{name}: no option {option!r}, expected one of {', '.join(known) or 'none'}")
+        if name in NEEDS_GUIDE and term.guide == "none":
+            raise InputError(f"{place}.losses.{name}.guide is none, expected baseline or teacher")
         if term.every < 1:
             raise InputError(f"{place}.losses.{name}.every is {term.every}, expected 1 or more")

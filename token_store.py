@@ -70,15 +70,15 @@ class TokenStore:
         start = self.starts[index]
         return self.tokens[self.part[index]][start : start + self.lengths[index]]
 
-    def padded(self, indices: np.ndarray) -> torch.Tensor:
-        """The sentences `indices` `(B,)` as one batch `(B, T, D)`, float32, right-padded with all-zero rows.
+    def padded(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sentences `indices` `(B,)` as one batch `(B, T, D)`, float32, right-padded with all-zero rows; their lengths `(B,)`.
 
         T is the length of the longest of them, at least 1.
         """
         batch = np.zeros((len(indices), max(1, self.lengths[indices].max(initial=0)), self.dim), dtype=np.float32)
         for row, index in zip(batch, indices, strict=True):
             row[: self.lengths[index]] = self.sentence(index)
-        return torch.from_numpy(batch)
+        return torch.from_numpy(batch), torch.from_numpy(self.lengths[indices])
 
     def followed_by(self, other: TokenStore) -> TokenStore:
         """A store of the sentences of both: those of `other` are numbered from `len(self)`. Nothing is copied."""
@@ -110,7 +110,9 @@ class TokenStoreWriter:
         npy.write_array_header_1_0(self._file, {"descr": "<f4", "fortran_order": False, "shape": shape})
 
     def append(self, tokens: np.ndarray) -> None:
-        """Add one sentence: its token embeddings `(T, D)`, float32."""
+        """Add one sentence: its token embeddings `(T, D)`, float32; all-zero rows at its end are padding and left out."""
+        while len(tokens) and not tokens[-1].any():
+            tokens = tokens[:-1]
         block = np.ascontiguousarray(tokens, dtype="<f4").tobytes()
         self._file.write(block)
         self._starts.append(self._tokens)

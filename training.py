@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -123,6 +123,8 @@ class Trainer:
         self.latest_spearman = 0.0
 
     def _pairs_of(self, name: str, phase: Phase) -> PairData:
+        if self.training.teacher is None and _guide_names(phase) == {"teacher"}:
+            raise InputError(f"phase {name}: all its losses need a teacher; give train.py --teacher")
         pairs = self.training.select(self.training.labels >= phase.min_label)
         if phase.epochs and len(pairs) < 2:
             raise InputError(
@@ -190,7 +192,8 @@ class Trainer:
         self.encoder.train()
         batches = training_batches(pairs, self.recipe.batch_size, rng)
         for number, batch in enumerate(batches, start=1):
-            loss = phase_loss(phase, *self._encode_batch(batch), number)
+            guides = self._guides_of(phase, batch)
+            loss = phase_loss(phase, *self._encode_batch(batch), guides, number)
             (loss / self.recipe.accumulation).backward()
             if number % self.recipe.accumulation == 0 or number == last:
                 nn.utils.clip_grad_norm_(self.encoder.parameters(), self.recipe.clip_norm)
@@ -204,10 +207,23 @@ class Trainer:
 
     def _encode_batch(self, batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
         """First and second sentence vectors `(B, K)` each, and labels `(B,)`."""
+        first, second = self._vectors(self.encoder, batch).chunk(2)
+        return first, second, batch.labels.to(first.device)
+
+    def _vectors(self, encoder: SentenceEncoder, batch: PairBatch) -> Tensor:
+        """`(2B, K)`, first sentences and then second sentences."""
         device = device_of(self.encoder)
-        vectors = torch.cat([self.encoder(bucket.to(device)) for bucket in batch.buckets])
-        first, second = vectors[batch.position.to(device)].chunk(2)
-        return first, second, batch.labels.to(device)
+        vectors = torch.cat([encoder(tokens.to(device), lengths.to(device)) for tokens, lengths in batch.buckets])
+        return vectors[batch.position.to(device)]
+
+    def _guides_of(self, phase: Phase, batch: PairBatch) -> dict[str, Tensor]:
+        """What mean pooling and the teacher make of a batch, `(2B, G)` each, where a loss of the phase asks for it."""
+        guides = {}
+        if "baseline" in _guide_names(phase):
+            guides["baseline"] = self._vectors(mean_pooling(self.training.tokens.dim), batch)
+        if batch.teacher is not None:
+            guides["teacher"] = batch.teacher.to(device_of(self.encoder))
+        return guides
 
     def _finish_epoch(self, name: str, phase: Phase, epoch: int, loss: float) -> None:
         vectors = encode_pairs(self.encoder, self.validation)
@@ -239,14 +255,20 @@ class Trainer:
     def _loss_of(self, phase: Phase, first: Tensor, second: Tensor) -> float:
         """A phase's loss on the validation pairs, batch by batch in their order.
 
-        Only terms that every training batch has: one added now and then would count or not by a batch's number.
+        Only terms that every training batch has: one added now and then would count or not by a batch's number. There is no
+        teacher for these pairs, and its terms are left out.
         """
-        labels = torch.from_numpy(self.validation.labels)
-        batches = zip(*(side.split(self.recipe.batch_size) for side in (first, second, labels)), strict=True)
-        return float(np.mean([phase_loss(phase, a, b, y, number=1).item() for a, b, y in batches]))
+        sides = [first, second, torch.from_numpy(self.validation.labels)]
+        if "baseline" in _guide_names(phase):
+            sides += encode_pairs(mean_pooling(self.validation.tokens.dim), self.validation)
+        losses = []
+        for a, b, labels, *baseline in zip(*(side.split(self.recipe.batch_size) for side in sides), strict=True):
+            guides = {"baseline": torch.cat(baseline)} if baseline else {}
+            losses.append(phase_loss(phase, a, b, labels, guides, number=1).item())
+        return float(np.mean(losses))
 
 
-def phase_loss(phase: Phase, first: Tensor, second: Tensor, labels: Tensor, number: int) -> Tensor:
+def phase_loss(phase: Phase, first: Tensor, second: Tensor, labels: Tensor, guides: Mapping[str, Tensor], number: int) -> Tensor:
     """The weighted sum of a phase's losses on one batch.
 
     Args:
@@ -254,13 +276,18 @@ def phase_loss(phase: Phase, first: Tensor, second: Tensor, labels: Tensor, numb
         first: `(B, K)`.
         second: `(B, K)`.
         labels: `(B,)`.
+        guides: `(2B, G)` by name, baseline or teacher; a term whose guide is not here is left out.
         number: the batch's number in the epoch, from 1; a term with `every` n counts on every n-th.
     """
     total = first.new_zeros(())
     for name, term in phase.losses.items():
-        if number % term.every == 0:
-            total = total + term.weight * LOSSES[name](first, second, labels, **term.options)
+        if number % term.every == 0 and (term.guide == "none" or term.guide in guides):
+            total = total + term.weight * LOSSES[name](first, second, labels, guides.get(term.guide), **term.options)
     return total
+
+
+def _guide_names(phase: Phase) -> set[str]:
+    return {term.guide for term in phase.losses.values()}
 
 
 def _criterion(name: str, phase: Phase) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from data import open_pairs, sentence_groups, split_by_groups, training_batches
 from encoding import encode
 from errors import InputError
-from model import EncoderConfig, SentenceEncoder, mean_pooling
+from model import EncoderConfig, SentenceEncoder, mean_pooling, sentence_lengths
 from token_store import create_store, open_store
 
 many = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -23,12 +23,24 @@ links = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=2, 
 
 def test_padded_is_the_sentences_and_zeros(make_pairs):
     store = make_pairs(np.arange(10), np.arange(10, 20)).tokens
-    batch = store.padded(np.array([3, 3, 17]))
+    batch, lengths = store.padded(np.array([3, 3, 17]))
     assert batch.dtype == torch.float32 and batch.shape == (3, store.lengths[[3, 17]].max(), 8)
-    for row, index in zip(batch, (3, 3, 17), strict=True):
+    for row, known, index in zip(batch, lengths, (3, 3, 17), strict=True):
         length = store.lengths[index]
+        assert known == length
         assert np.array_equal(row[:length], store.sentence(index))
         assert not row[length:].any()
+
+
+def test_zero_rows_at_the_end_are_not_stored_so_that_lengths_are_those_the_model_finds(tmp_path):
+    tokens = np.array([[0, 0], [1, 2], [0, 0], [3, 0], [0, 0], [0, 0]], np.float32)
+    with create_store(tmp_path / "x.store", 2) as writer:
+        writer.append(tokens)
+        writer.append(tokens[:1])
+        writer.finish({}, {})
+    store = open_store(tmp_path / "x.store")
+    assert store.lengths.tolist() == [4, 0] and np.array_equal(store.sentence(0), tokens[:4])
+    assert sentence_lengths(torch.from_numpy(tokens)[None]).tolist() == [4]
 
 
 def test_stores_are_mapped_not_read(make_pairs):
@@ -57,7 +69,7 @@ def test_an_empty_sentence_is_kept(tmp_path):
     with create_store(tmp_path / "x.store", 3) as writer:
         writer.append(np.empty((0, 3), np.float32))
         writer.finish({}, {})
-    assert open_store(tmp_path / "x.store").padded(np.array([0])).tolist() == [[[0, 0, 0]]]
+    assert open_store(tmp_path / "x.store").padded(np.array([0]))[0].tolist() == [[[0, 0, 0]]]
 
 
 def test_a_store_without_pairs_is_no_training_data(tmp_path):
@@ -132,7 +144,7 @@ def test_batches_hold_every_pair_once_with_its_tokens_and_label(make_pairs, link
     pairs = make_pairs(*np.array(links).T)
     seen = []
     for batch in training_batches(pairs, batch_size, np.random.default_rng(seed), buckets):
-        rows = [sentence for bucket in batch.buckets for sentence in bucket]
+        rows = [sentence for tokens, _ in batch.buckets for sentence in tokens]
         first, second = batch.position.chunk(2)
         assert 2 <= len(batch.labels) <= batch_size and len(rows) == 2 * len(batch.labels)
         for a, b, label in zip(first, second, batch.labels, strict=True):

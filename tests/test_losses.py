@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning.losses import NTXentLoss
 from sentence_transformers.sentence_transformer.losses import CoSENTLoss
 
-from losses import LOSSES, cosent, cosine_mse, hard_negative_margin, nt_xent
+from losses import LOSSES, cosent, cosine_mse, distillation, hard_negative_margin, nt_xent
 
 
 @pytest.fixture(params=[2, 5, 64])
@@ -21,12 +21,30 @@ def batch(request) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return first, second, labels
 
 
+def guide_of(first: torch.Tensor) -> torch.Tensor:
+    """Vectors of another encoder for the 2B sentences of a batch."""
+    generator = torch.Generator().manual_seed(len(first))
+    return F.normalize(torch.randn(2 * len(first), 7, generator=generator, dtype=torch.float64), dim=1)
+
+
 @pytest.mark.parametrize("temperature", [0.05, 0.5])
 def test_nt_xent_agrees_with_pytorch_metric_learning(batch, temperature):
     first, second, _ = batch
     pairs = torch.arange(len(first)).repeat(2)
     expected = NTXentLoss(temperature=temperature)(torch.cat([first, second]), pairs)
     torch.testing.assert_close(nt_xent(first, second, temperature=temperature), expected, atol=1e-6, rtol=0)
+
+
+def test_nt_xent_with_a_guide_agrees_with_slow_obvious_code(batch):
+    first, second, _ = batch
+    n, sentences, guide, total = len(first), torch.cat([first, second]), guide_of(first), 0.0
+    for i in range(2 * n):
+        j = (i + n) % (2 * n)
+        kept = [k for k in range(2 * n) if k == j or (k != i and not guide[i] @ guide[k] > guide[i] @ guide[j])]
+        total -= math.log(
+            math.exp(sentences[i] @ sentences[j] / 0.1) / sum(math.exp(sentences[i] @ sentences[k] / 0.1) for k in kept)
+        )
+    assert nt_xent(first, second, guide=guide, temperature=0.1).item() == pytest.approx(total / (2 * n), abs=1e-9)
 
 
 def test_nt_xent_of_equal_sentences_is_its_stated_value():
@@ -66,6 +84,20 @@ def test_hard_negative_margin_agrees_with_slow_obvious_code(batch, margin):
     assert hard_negative_margin(first, second, labels, margin=margin).item() == pytest.approx(total / (2 * n), abs=1e-9)
 
 
+def test_distillation_agrees_with_slow_obvious_code(batch):
+    first, second, labels = batch
+    sentences, guide = torch.cat([first, second]), guide_of(first)
+    errors = [
+        float(a @ b - c @ d) ** 2 for a, c in zip(sentences, guide, strict=True) for b, d in zip(sentences, guide, strict=True)
+    ]
+    assert distillation(first, second, labels, guide).item() == pytest.approx(sum(errors) / len(errors), abs=1e-9)
+
+
+def test_distillation_of_the_teacher_itself_is_zero(batch):
+    first, second, labels = batch
+    assert distillation(first, second, labels, torch.cat([first, second])).item() == 0
+
+
 def test_hard_negative_margin_of_one_pair_is_zero():
     one = F.normalize(torch.randn(1, 4), dim=1)
     assert hard_negative_margin(one, -one).item() == 0
@@ -74,15 +106,18 @@ def test_hard_negative_margin_of_one_pair_is_zero():
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_do_not_depend_on_the_order_of_pairs(batch, name):
     first, second, labels = batch
+    guide = guide_of(first)
     order = torch.randperm(len(first), generator=torch.Generator().manual_seed(0))
-    shuffled = LOSSES[name](first[order], second[order], labels[order])
-    torch.testing.assert_close(shuffled, LOSSES[name](first, second, labels))
+    shuffled = LOSSES[name](first[order], second[order], labels[order], guide[torch.cat([order, order + len(order)])])
+    torch.testing.assert_close(shuffled, LOSSES[name](first, second, labels, guide))
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_do_not_depend_on_which_sentence_is_first(batch, name):
     first, second, labels = batch
-    torch.testing.assert_close(LOSSES[name](second, first, labels), LOSSES[name](first, second, labels))
+    guide = guide_of(first)
+    swapped = LOSSES[name](second, first, labels, guide.roll(len(first), 0))
+    torch.testing.assert_close(swapped, LOSSES[name](first, second, labels, guide))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -90,6 +125,7 @@ def test_gradients_agree_with_finite_differences(name):
     generator = torch.Generator().manual_seed(5)
     first, second = (torch.randn(4, 3, generator=generator, dtype=torch.float64).requires_grad_() for _ in "ab")
     labels = torch.tensor([0.0, 2.0, 3.5, 5.0], dtype=torch.float64)
+    guide = guide_of(first)
     assert torch.autograd.gradcheck(
-        lambda a, b: LOSSES[name](F.normalize(a, dim=1), F.normalize(b, dim=1), labels), (first, second)
+        lambda a, b: LOSSES[name](F.normalize(a, dim=1), F.normalize(b, dim=1), labels, guide), (first, second)
     )

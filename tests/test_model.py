@@ -65,6 +65,11 @@ def test_other_sentences_never_change_a_vector(encoder):
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
 
 
+def test_lengths_that_are_known_change_nothing(encoder):
+    tokens = torch.cat([pad(sentence(5), 4), pad(sentence(9), 0), torch.zeros(1, 9, 768)])
+    assert torch.equal(encoder(tokens, torch.tensor([5, 9, 0])), encoder(tokens))
+
+
 def test_a_zero_row_inside_is_a_token_and_after_the_end_is_padding(encoder):
     tokens = sentence(6)
     inside = tokens.clone()

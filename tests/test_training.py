@@ -149,7 +149,7 @@ def test_phase_loss_is_the_weighted_sum_and_every_counts_batches():
     margin = LOSSES["hard_negative_margin"](first, second, labels, margin=0.7)
     for number in range(1, 7):
         expected = 2 * mse + (margin if number in (3, 6) else 0)
-        torch.testing.assert_close(phase_loss(phase, first, second, labels, number), expected)
+        torch.testing.assert_close(phase_loss(phase, first, second, labels, {}, number), expected)
 
 
 def test_accumulated_batches_make_fewer_steps(sides):
