@@ -94,15 +94,19 @@ class Backbone:
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for start in range(0, len(order), batch_size):
             numbers = order[start : start + batch_size]
-            batch = self.tokenizer.pad({"input_ids": [list(ids[i]) for i in numbers]}, padding_side="right", return_tensors="pt")
-            hidden = self._hidden(batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device))
+            hidden = self._hidden(**self.pad([ids[i] for i in numbers]))
             for number, tokens in zip(numbers, hidden.float().cpu().numpy(), strict=True):
                 yield number, tokens[: len(ids[number])]
 
-    def _hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def pad(self, ids: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        """Tokenized sentences as the model takes them: `input_ids` and `attention_mask`, `(B, T)`."""
+        batch = self.tokenizer.pad({"input_ids": [list(sentence) for sentence in ids]}, padding_side="right", return_tensors="pt")
+        return {name: batch[name].to(self.device) for name in ("input_ids", "attention_mask")}
+
+    def _hidden(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """`(B, T)` token ids to `(B, T, D)`."""
-        states = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
-        words = self.model.get_input_embeddings()(ids)
+        states = self.model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True).hidden_states
+        words = self.model.get_input_embeddings()(input_ids)
         return torch.cat([words if layer is None else states[layer] for layer in self._layers], dim=-1)
 
 

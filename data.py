@@ -9,7 +9,7 @@ The way of the data:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -138,13 +138,18 @@ def _same_length(path: Path, rows: int, other: Path | None, expected: int) -> No
         raise InputError(f"{rows} rows, expected {expected} as in {other}", path=path)
 
 
-def with_teacher(pairs: PairData, path: str | os.PathLike[str]) -> PairData:
+def with_teacher(pairs: PairData, path: str | os.PathLike[str], set_aside: Mapping[str, float] | None) -> PairData:
     """The pairs with a teacher's vectors of their sentences, from the store that teacher.py makes.
 
     A sentence vector is stored as a sentence of one token.
 
+    Args:
+        pairs: what the teacher was made for.
+        path: the store.
+        set_aside: fraction and seed of the validation pairs that will be taken from these, None if they come from elsewhere.
+
     Raises:
-        InputError: where the store is not of these pairs.
+        InputError: where the store is not of these pairs, or the teacher has learned from pairs that are to be validated on.
     """
     theirs = open_pairs([path], dim=None)
     if not np.array_equal(theirs.labels, pairs.labels):
@@ -153,6 +158,12 @@ def with_teacher(pairs: PairData, path: str | os.PathLike[str]) -> PairData:
         )
     if theirs.tokens.lengths.max() > 1:
         raise InputError("token embeddings, expected the sentence vectors that teacher.py makes", path=Path(path))
+    if set_aside is not None and theirs.tokens.description.get("set_aside") != set_aside:
+        raise InputError(
+            "this teacher has learned from pairs that would be set aside for validation; give --validation, or make the teacher "
+            f"without it and with --seed {set_aside['seed']}",
+            path=Path(path),
+        )
     first, second = (theirs.tokens.padded(side)[0][:, 0].numpy() for side in (theirs.first, theirs.second))
     return replace(pairs, teacher=np.stack([first, second], axis=1))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dat_files import write_dat_files
 from data import PairData
@@ -16,6 +17,8 @@ from text_files import TextPairs
 from token_store import create_store, open_store, pack_json
 
 ROOT = Path(__file__).parent.parent
+SENTENCES = ["the cat sat", "a dog ran far away", "the dog sat", "cat"]
+WORDS = sorted({word for sentence in SENTENCES for word in sentence.split()})
 
 
 def random_sentences(rng: np.random.Generator, n: int, dim: int = 768, longest: int = 9) -> list[np.ndarray]:
@@ -64,6 +67,20 @@ def make_pairs(tmp_path: Path) -> Callable[..., PairData]:
         return PairData(store, first, second, labels)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory) -> Path:
+    """A random BERT of three blocks, 16 wide, saved as a model folder."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=5 + len(WORDS), hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32)
+    BertModel(config).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, last_line, run_script
+from conftest import ROOT, SENTENCES, last_line, run_script
 
 import text_store as text_store_module
 from backbone import Backbone
@@ -19,23 +19,6 @@ from evaluate import check_fits
 from model import EncoderConfig, SentenceEncoder, mean_pooling
 from text_files import read_text_pairs
 from text_store import BackboneSettings, text_store
-
-SENTENCES = ["the cat sat", "a dog ran far away", "the dog sat", "cat"]
-WORDS = sorted({word for sentence in SENTENCES for word in sentence.split()})
-
-
-@pytest.fixture(scope="session")
-def tiny_bert(tmp_path_factory) -> Path:
-    """A random BERT of three blocks, 16 wide, saved as a model folder."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    folder = tmp_path_factory.mktemp("tiny-bert")
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(vocab_size=5 + len(WORDS), hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32)
-    BertModel(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

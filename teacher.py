@@ -1,0 +1,206 @@
+"""A teacher for distillation: the whole backbone, fine-tuned on the training pairs.
+
+    python teacher.py --data train.csv --validation dev.csv --out teacher.store
+    python train.py --data train.csv --validation dev.csv --teacher teacher.store
+
+It needs the text of the pairs: a .csv or .tsv file, a store made from one, or .dat files with the file of sentences. The
+teacher is large and slow and stays here; what it makes of the training sentences goes into the store, and training the
+encoder copies its similarities. On two cores STS-B takes about ten minutes.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, Backbone
+from cli import PAIRS_HELP, make_parser, run_command
+from data import PairData, open_pairs, split_by_groups
+from errors import InputError
+from evaluate import score_vectors
+from losses import cosent
+from model import unit_length
+from recipe import Recipe
+from schedulers import CosineAnnealingWarmupLR
+from token_store import create_store, pack_json
+
+
+class Teacher:
+    """A backbone with mean pooling, all of it trained but for its word embeddings.
+
+    Word embeddings are half of a small backbone, few of them occur in the training pairs, and training them gains
+    nothing but a slower step.
+    """
+
+    def __init__(self, backbone: Backbone, *, bfloat16: bool = False) -> None:
+        """Take over a backbone.
+
+        Args:
+            backbone: the start.
+            bfloat16: compute in half precision, faster on processors that have it.
+        """
+        self.backbone = backbone
+        self.model = backbone.model
+        self.model.get_input_embeddings().requires_grad_(False)
+        self.bfloat16 = bfloat16
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def embed(self, ids: Sequence[Sequence[int]], batch_size: int) -> Tensor:
+        """Sentence vectors `(n, G)`, unit length, of n tokenized sentences, in batches of similar length."""
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        vectors = torch.cat([self._embed_batch([ids[i] for i in numbers]) for numbers in _batches(order, batch_size)])
+        return vectors[torch.from_numpy(np.argsort(order))]
+
+    def _embed_batch(self, ids: list[Sequence[int]]) -> Tensor:
+        batch = self.backbone.pad(ids)
+        precision = torch.autocast(self.backbone.device, torch.bfloat16) if self.bfloat16 else nullcontext()
+        with precision:
+            hidden = self.model(**batch).last_hidden_state
+        mask = batch["attention_mask"][:, :, None]
+        return unit_length((hidden.float() * mask).sum(1) / mask.sum(1))
+
+
+def _batches(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (order[start : start + size] for start in range(0, len(order), size))
+
+
+def fine_tune(
+    teacher: Teacher, training: PairData, validation: PairData, *, epochs: int, batch_size: int, learning_rate: float, seed: int
+) -> float:
+    """Fine-tune with CoSENT and keep the weights of the epoch that is best on the validation pairs.
+
+    Args:
+        teacher: changed in place.
+        training: pairs whose text is known.
+        validation: pairs whose text is known; none of their sentences should be in `training`.
+        epochs: passes over the training pairs.
+        batch_size: pairs in a batch.
+        learning_rate: the peak; it rises over a tenth of the steps and falls to 0.
+        seed: of order and dropout.
+
+    Returns:
+        The best Spearman on the validation pairs.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    ids, labels = tokenize_pairs(teacher.backbone, training), torch.from_numpy(training.labels)
+    steps = len(labels) // batch_size * epochs
+    optimizer = torch.optim.AdamW(teacher.parameters(), lr=learning_rate)
+    schedule = CosineAnnealingWarmupLR(optimizer, warmup_steps=steps // 10, total_steps=steps)
+    best, weights = validate(teacher, validation), copy.deepcopy(teacher.model.state_dict())
+    print(f"Backbone, before training: validation Spearman {best:.4f}")
+    with tqdm(total=steps, unit="batch", desc="teacher", disable=None) as bar:
+        for _ in range(epochs):
+            teacher.model.train()
+            order = rng.permutation(len(labels))
+            for rows in np.split(order[: len(order) // batch_size * batch_size], len(order) // batch_size):
+                first, second = teacher.embed([ids[side][row] for side in (0, 1) for row in rows], batch_size // 2).chunk(2)
+                loss = cosent(first, second, labels[rows].to(first.device))
+                loss.backward()
+                nn.utils.clip_grad_norm_(teacher.parameters(), 1.0)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+                bar.update()
+            spearman = validate(teacher, validation)
+            bar.set_postfix(validation=f"{spearman:.4f}")
+            if spearman > best:
+                best, weights = spearman, copy.deepcopy(teacher.model.state_dict())
+    teacher.model.load_state_dict(weights)
+    return best
+
+
+def validate(teacher: Teacher, pairs: PairData) -> float:
+    """Spearman on some pairs."""
+    return score_vectors(*teacher_vectors(teacher, pairs), pairs.labels).spearman
+
+
+@torch.inference_mode()
+def teacher_vectors(teacher: Teacher, pairs: PairData) -> tuple[Tensor, Tensor]:
+    """What the teacher makes of the first and of the second sentences of n pairs: `(n, G)` each, unit length."""
+    teacher.model.eval()
+    first, second = tokenize_pairs(teacher.backbone, pairs)
+    vectors = teacher.embed(first + second, batch_size=64).cpu()
+    return vectors[: len(pairs)], vectors[len(pairs) :]
+
+
+def tokenize_pairs(backbone: Backbone, pairs: PairData) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids of the first and of the second sentences."""
+    text = pairs.text()
+    return backbone.tokenize(text.first)[0], backbone.tokenize(text.second)[0]
+
+
+def write_teacher(path: str | os.PathLike[str], vectors: tuple[Tensor, Tensor], pairs: PairData, description: dict) -> None:  # type: ignore[type-arg]
+    """Write a teacher's vectors as a store of pairs whose sentences have one token each, which `data.with_teacher` reads."""
+    numbers = np.arange(len(pairs))
+    text = pairs.text()
+    with create_store(Path(path), vectors[0].shape[1]) as writer:
+        for vector in torch.cat(vectors).numpy():
+            writer.append(vector[None])
+        writer.finish(
+            {
+                "first": numbers,
+                "second": numbers + len(pairs),
+                "labels": pairs.labels,
+                "sentences": pack_json(text.first + text.second),
+            },
+            description,
+        )
+
+
+def main() -> None:
+    """Command line."""
+    parser = make_parser("teacher.py", __doc__)
+    parser.add_argument("--data", nargs="+", required=True, help=f"training pairs with their text: {PAIRS_HELP}")
+    parser.add_argument("--validation", nargs="+", help="pairs to choose the best epoch by (default: the part train.py sets aside)")
+    parser.add_argument("--out", default="teacher.store", help="the store to write")
+    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, help="model on the Hugging Face hub or local folder")
+    parser.add_argument("--max_length", type=int, default=DEFAULT_MAX_LENGTH, help="longest sentence in tokens")
+    parser.add_argument("--epochs", type=int, default=4, help="passes over the training pairs")
+    parser.add_argument("--batch_size", type=int, default=32, help="pairs in a batch")
+    parser.add_argument("--learning_rate", type=float, default=3e-5, help="the peak")
+    parser.add_argument("--seed", type=int, default=0, help="of order, dropout, and the part set aside")
+    parser.add_argument("--device", default="cpu", help="where the backbone runs: cpu, cuda, mps")
+    parser.add_argument("--bfloat16", action="store_true", help="half precision: faster on processors that have it")
+    parser.add_argument("--cache_dir", help="folder for token stores, instead of beside their sources")
+    options = parser.parse_args()
+    pairs = open_pairs(options.data, cache_dir=options.cache_dir)
+    if options.batch_size < 2 or options.epochs < 1 or options.learning_rate <= 0:
+        raise InputError("expected --batch_size of 2 or more, --epochs of 1 or more, --learning_rate above 0")
+    set_aside = None
+    if options.validation:
+        training, validation = pairs, open_pairs(options.validation, cache_dir=options.cache_dir)
+    else:
+        set_aside = {"fraction": Recipe.validation_fraction, "seed": options.seed}
+        training, validation = split_by_groups(pairs, **set_aside)
+    if len(training) < options.batch_size:
+        raise InputError(f"{len(training)} training pairs, expected at least one batch of {options.batch_size}")
+    backbone = Backbone(options.backbone, "-1", max_length=options.max_length, device=options.device)
+    teacher = Teacher(backbone, bfloat16=options.bfloat16)
+    best = fine_tune(
+        teacher,
+        training,
+        validation,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        seed=options.seed,
+    )
+    description = {"teacher": options.backbone, "seed": options.seed, "validation_spearman": best, "set_aside": set_aside}
+    write_teacher(options.out, teacher_vectors(teacher, pairs), pairs, description)
+    print(f"{options.out}: a teacher with validation Spearman {best:.4f}; give it to train.py with --teacher")
+
+
+if __name__ == "__main__":
+    run_command(main)
