@@ -5,7 +5,8 @@ Examples:
     python evaluate.py --model model.bin --data test.csv
     python evaluate.py --model model.bin --data test.csv --validation dev.csv --plot predictions.png
 
-With validation pairs a monotone map from cosine to label is fitted on them, and the table has errors in units of the label.
+With validation pairs a monotone map from cosine to label is fitted on them,
+and the table has errors in units of the label.
 """
 
 from __future__ import annotations

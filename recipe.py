@@ -237,6 +237,8 @@ def _check_encoder(config: EncoderConfig) -> None:
 def _check_phase(place: str, phase: Phase) -> None:
     if phase.epochs < 0:
         raise InputError(f"{place}.epochs is {phase.epochs}, expected 0 or more")
+    if not 0 <= phase.min_label <= 5:
+        raise InputError(f"{place}.min_label is {phase.min_label:g}, expected a label, 0 to 5")
     if not phase.losses:
         raise InputError(f"{place}.losses is empty, expected one of {', '.join(LOSSES)}")
     for name, term in phase.losses.items():

@@ -3,9 +3,9 @@
     python teacher.py --data train.csv --validation dev.csv --out teacher.store
     python train.py --data train.csv --validation dev.csv --teacher teacher.store
 
-It needs the text of the pairs: a .csv or .tsv file, a store made from one, or .dat files with the file of sentences. The
-teacher is large and slow and stays here; what it makes of the training sentences goes into the store, and training the
-encoder copies its similarities. On two cores STS-B takes about ten minutes.
+It needs the text of the pairs: a .csv or .tsv file, a store made from one, or .dat files with the file of
+sentences. The teacher is large and slow and stays here; what it makes of the training sentences goes into the
+store, and training the encoder copies its similarities. On two cores STS-B takes about ten minutes.
 """
 
 from __future__ import annotations

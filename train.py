@@ -97,6 +97,8 @@ def open_run(options, recipe: Recipe) -> Run:  # type: ignore[no-untyped-def]
 def train_with_progress(recipe: Recipe, run: Run, device: torch.device) -> Trained:
     """Train, with a progress bar that shows the loss, the validation Spearman and the time left."""
     trainer = Trainer(recipe, run.training, run.validation, device=device)
+    for note in trainer.left_out:
+        print(f"{note[0].upper()}{note[1:]}.")
     parameters = sum(parameter.numel() for parameter in trainer.encoder.parameters())
     print(f"{len(run.training):,} training pairs, {len(run.validation):,} validation pairs, {parameters:,} parameters, {device}")
     print(f"Mean pooling, before training: validation Spearman {trainer.baseline.spearman:.4f}")

@@ -88,6 +88,8 @@ class Trainer:
     ) -> None:
         """Set everything up and score mean pooling, `baseline`; nothing is trained yet.
 
+        Phases without pairs are left out; `left_out` says which and why.
+
         Args:
             recipe: what to do.
             training: pairs to learn from.
@@ -96,7 +98,7 @@ class Trainer:
             on_step: called after each batch with the phase's name, the loss, and the last validation Spearman.
 
         Raises:
-            InputError: where a phase has too few pairs.
+            InputError: where no phase has pairs to train on, or all losses of one need a teacher and there is none.
         """
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
@@ -108,9 +110,13 @@ class Trainer:
         if recipe.start == "baseline":
             vectors = encode_pairs(mean_pooling(training.tokens.dim), training)
             self.encoder.start_as_mean_pooling(torch.cat(vectors))
+        self.left_out: list[str] = []
         self.phase_pairs = {name: self._pairs_of(name, phase) for name, phase in recipe.phases.items()}
+        self.phases = {name: phase for name, phase in recipe.phases.items() if len(self.phase_pairs[name]) >= 2}
+        if not self.phases:
+            raise InputError(f"nothing to train on: {'; '.join(self.left_out)}")
         self.optimizer = torch.optim.AdamW(self.encoder.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-        longest = max(recipe.phases, key=lambda name: len(self.phase_pairs[name]))
+        longest = max(self.phases, key=lambda name: len(self.phase_pairs[name]))
         self.schedule = CosineAnnealingWarmupLR(
             self.optimizer,
             warmup_steps=min(self.total_steps, round(recipe.warmup_epochs * self._steps_per_epoch(longest))),
@@ -127,9 +133,9 @@ class Trainer:
             raise InputError(f"phase {name}: all its losses need a teacher; give train.py --teacher")
         pairs = self.training.select(self.training.labels >= phase.min_label)
         if phase.epochs and len(pairs) < 2:
-            raise InputError(
-                f"phase {name}: {len(pairs)} of {len(self.training)} training pairs have a label of at least "
-                f"{phase.min_label:g}, expected 2 or more; lower --phases.{name}.min_label or set its epochs to 0"
+            self.left_out.append(
+                f"phase {name} is left out: {len(pairs)} of {len(self.training)} training pairs have a label of at least "
+                f"{phase.min_label:g}, and it needs 2 (--phases.{name}.min_label)"
             )
         return pairs
 
@@ -143,17 +149,17 @@ class Trainer:
     @property
     def total_batches(self) -> int:
         """Batches in the whole run."""
-        return sum(phase.epochs * self._batches_per_epoch(name) for name, phase in self.recipe.phases.items())
+        return sum(phase.epochs * self._batches_per_epoch(name) for name, phase in self.phases.items())
 
     @property
     def total_steps(self) -> int:
         """Steps of the optimiser in the whole run."""
-        return sum(phase.epochs * self._steps_per_epoch(name) for name, phase in self.recipe.phases.items())
+        return sum(phase.epochs * self._steps_per_epoch(name) for name, phase in self.phases.items())
 
     def run(self) -> Trained:
         """Train all phases and give the best encoder."""
         epoch = 0
-        for name, phase in self.recipe.phases.items():
+        for name, phase in self.phases.items():
             if phase.epochs:
                 self._begin_phase(name, phase, epoch)
             for _ in range(phase.epochs):

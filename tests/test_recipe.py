@@ -122,7 +122,7 @@ def test_options_of_the_wrong_form_end_in_one_line(options):
     assert "--help" in last_line(run_script("train.py", *options.split()))
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "prepare_data.py", "visualize_tsne.py"])
+@pytest.mark.parametrize("script", ["train.py", "teacher.py", "evaluate.py", "prepare_data.py", "visualize_tsne.py"])
 def test_help_is_readable(script):
     result = run_script(script, "--help")
     assert result.returncode == 0 and not result.stderr

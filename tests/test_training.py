@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,24 +78,40 @@ def test_starting_as_the_baseline_epoch_0_is_the_baseline(sides):
     assert trained.history[0].validation_spearman == pytest.approx(trained.baseline.spearman, abs=1e-4)
 
 
-@pytest.mark.parametrize("hostile", ["shuffled labels", "learning rate too large", "equal labels", "one label each", "few pairs"])
-def test_training_never_ends_below_the_baseline(sides, hostile):
+def with_labels(pairs: PairData, labels: np.ndarray) -> PairData:
+    return replace(pairs, labels=labels.astype(np.float32))
+
+
+HOSTILE = {
+    "shuffled labels": lambda pairs: with_labels(pairs, np.random.default_rng(3).permutation(pairs.labels)),
+    "labels upside down": lambda pairs: with_labels(pairs, 5 - pairs.labels),
+    "all labels 4": lambda pairs: with_labels(pairs, np.full(len(pairs), 4)),
+    "all labels 2": lambda pairs: with_labels(pairs, np.full(len(pairs), 2)),
+    "two labels": lambda pairs: with_labels(pairs, np.where(pairs.labels > 4, 5, 4)),
+    "50 pairs": lambda pairs: pairs.select(np.arange(50)),
+    "5 pairs": lambda pairs: pairs.select(np.argsort(-pairs.labels)[:5]),
+    "one pair, many times": lambda pairs: pairs.select(np.zeros(200, int)),
+    "every pair three times": lambda pairs: pairs.select(np.repeat(np.arange(60), 3)),
+    "a sentence with itself": lambda pairs: replace(pairs, second=pairs.first),
+    "one-token sentences": lambda pairs: replace(pairs, tokens=replace(pairs.tokens, lengths=np.ones_like(pairs.tokens.lengths))),
+}
+
+
+@pytest.mark.parametrize(
+    ("hostile", "learning_rate"), [*((name, 3e-3) for name in HOSTILE), ("shuffled labels", 0.3), ("honest", 0.3), ("honest", 10.0)]
+)
+def test_training_never_ends_below_the_baseline(sides, hostile, learning_rate):
     training, validation = sides
-    changes: dict = {}
-    rng = np.random.default_rng(3)
-    if hostile == "shuffled labels":
-        training = PairData(training.tokens, training.first, training.second, rng.permutation(training.labels))
-    elif hostile == "learning rate too large":
-        changes = {"learning_rate": 10.0}
-    elif hostile == "equal labels":
-        training = PairData(training.tokens, training.first, training.second, np.full_like(training.labels, 4))
-    elif hostile == "one label each":
-        training = PairData(training.tokens, training.first, training.second, np.where(training.labels > 4, 5, 4).astype("f4"))
-    else:
-        training = training.select(np.argsort(-training.labels)[:5])
-    trained = Trainer(recipe(**changes), training, validation).run()
+    trained = Trainer(recipe(learning_rate=learning_rate), HOSTILE.get(hostile, lambda pairs: pairs)(training), validation).run()
     assert trained.validation.spearman >= trained.baseline.spearman
-    assert score(trained.encoder, validation).spearman >= trained.baseline.spearman
+    assert score(trained.encoder, validation) == trained.validation
+    assert trained.baseline == score(mean_pooling(32), validation)
+
+
+def test_one_token_sentences_on_both_sides(sides):
+    training, validation = (HOSTILE["one-token sentences"](pairs) for pairs in sides)
+    trained = Trainer(recipe(learning_rate=0.3), training, validation).run()
+    assert trained.validation.spearman >= score(mean_pooling(32), validation).spearman
 
 
 def test_where_nothing_helps_the_result_is_mean_pooling_itself(sides):
@@ -239,7 +256,7 @@ def test_the_published_preset_runs(folder, tmp_path):
     [
         (("--data", "nowhere.store"), "nowhere.store: no such file"),
         (("--device", "abacus"), "--device abacus is not there"),
-        (("--phases.contrastive.min_label", "6"), "0 of 300 training pairs have a label of at least 6"),
+        (("--phases.contrastive.min_label", "6"), "recipe: phases.contrastive.min_label is 6, expected a label, 0 to 5"),
         (("--encoder.output_dim", "5000000"), "MiB, expected at most 20"),
     ],
 )
@@ -250,11 +267,46 @@ def test_bad_requests_end_in_one_line_and_replace_nothing(folder, tmp_path, opti
     assert (tmp_path / "model.bin").read_bytes() == b"what was there"
 
 
-def test_a_phase_without_pairs_can_be_left_out_as_its_message_says(sides):
+def test_a_phase_without_pairs_is_left_out_and_it_is_said(sides, folder, tmp_path):
     training, validation = sides
     unlike = training.select(training.labels < 3)
-    with pytest.raises(InputError, match=r"phase contrastive: 0 of .* set its epochs to 0"):
-        Trainer(recipe(), unlike, validation)
-    without = recipe()
-    without.phases["contrastive"].epochs = 0
-    assert {record.phase for record in Trainer(without, unlike, validation).run().history} == {"", "graded"}
+    trainer = Trainer(recipe(), unlike, validation)
+    assert trainer.left_out[0].startswith(
+        f"phase contrastive is left out: 0 of {len(unlike)} training pairs have a label of at least 3"
+    )
+    assert {record.phase for record in trainer.run().history} == {"", "graded"}
+    assert Trainer(recipe(), *sides).left_out == []
+    with pytest.raises(InputError, match=r"nothing to train on: phase contrastive is left out: 1 of 1 .*; phase graded"):
+        Trainer(recipe(), training.select(np.argsort(-training.labels)[:1]), validation)
+    result = train(folder, tmp_path, "--phases.contrastive.min_label", "5")
+    assert result.returncode == 0 and "Phase contrastive is left out: 0 of 300" in result.stdout
+
+
+def test_losses_without_their_teacher_are_left_out_and_with_it_count(sides):
+    training, validation = sides
+    taught = recipe()
+    taught.phases["graded"].losses["distillation"] = LossTerm(weight=100, guide="teacher")
+    without, plain = (Trainer(which, *sides).run() for which in (taught, recipe()))
+    assert all(torch.equal(a, b) for a, b in zip(without.encoder.parameters(), plain.encoder.parameters(), strict=True))
+    meaning = np.stack([[training.tokens.sentence(i).mean(0)[:4] for i in side] for side in (training.first, training.second)], 1)
+    teacher = (meaning / np.linalg.norm(meaning, axis=2, keepdims=True)).astype(np.float32)
+    random_labels = with_labels(replace(training, teacher=teacher), np.random.default_rng(0).permutation(training.labels))
+    with_it = Trainer(taught, random_labels, validation).run()
+    assert with_it.validation.spearman > with_it.baseline.spearman + 0.03
+    alone = recipe(phases={"graded": Phase(losses={"distillation": LossTerm(guide="teacher")})})
+    with pytest.raises(InputError, match=r"phase graded: all its losses need a teacher; give train\.py --teacher"):
+        Trainer(alone, *sides)
+
+
+def test_a_guide_of_mean_pooling_masks_negatives(sides):
+    """Against the loss on mean-pooled vectors made by hand, on one batch of all pairs."""
+    masked = recipe(batch_size=300, learning_rate=1e-12)
+    masked.phases = {"contrastive": Phase(losses={"nt_xent": LossTerm(guide="baseline")}, select="loss")}
+    masked = replace(masked, encoder=replace(masked.encoder, dropout=0.0))
+    trainer = Trainer(masked, *sides)
+    history = trainer.run().history
+    for pairs, found in ((sides[0], history[1].loss), (sides[1], history[1].validation_loss)):
+        vectors, guide = (torch.cat(encode_pairs(encoder, pairs)) for encoder in (trainer.encoder, mean_pooling(32)))
+        expected = LOSSES["nt_xent"](*vectors.chunk(2), None, guide)
+        assert expected < LOSSES["nt_xent"](*vectors.chunk(2)) - 0.01
+        assert found == pytest.approx(expected.item(), rel=1e-4)
