@@ -7,12 +7,14 @@ This file and `model.bin` are all a judge needs; it imports torch and the standa
     model.load_state_dict(torch.load("model.bin", map_location="cpu", weights_only=True))
     vectors = model.eval()(tokens)
 
-Three architectures share one form, pooling then head then unit length:
+Four architectures share one form, pooling then head then unit length:
 
     hybrid      per head of the tokens' dimensions a learned mix of attention and mean pooling; principal directions
                 and a residual MLP. It starts as mean pooling and learns only departures from it.
     published   the recipe that this project starts from: project each token to 128, attention and mean pooling
                 mixed 0.7 : 0.3, project to 256.
+    gated       a head as participants of the challenge build it: a learned mix of attention and mean over the raw tokens,
+                LayerNorm, an MLP, and a linear path beside it through a learned gate. It starts random.
     mean        mean pooling, without parameters: the baseline.
 """
 
@@ -36,12 +38,12 @@ class EncoderConfig:
     """What an encoder is built from; a checkpoint carries it.
 
     Attributes:
-        architecture: hybrid, published or mean.
+        architecture: hybrid, published, gated or mean.
         input_dim: width D of a token embedding.
         output_dim: width of a sentence vector (`mean` keeps D).
-        heads: groups of dimensions with an attention of their own (hybrid); divides D.
-        hidden_dim: width of the residual MLP (hybrid); 0 leaves it out.
-        dropout: share of values dropped in training (hybrid).
+        heads: groups of dimensions with an attention of their own (hybrid, gated); divides D.
+        hidden_dim: width of the MLP (hybrid, gated); 0 leaves it out (hybrid).
+        dropout: share of values dropped in training (hybrid, gated).
     """
 
     architecture: str = "hybrid"
@@ -91,13 +93,16 @@ class SentenceEncoder(nn.Module):
         elif config.architecture == "published":
             self.pooling = PublishedPooling(config.input_dim)
             self.head = nn.Linear(PUBLISHED_TOKEN_DIM, config.output_dim)
+        elif config.architecture == "gated":
+            self.pooling = HybridPooling(config.input_dim, config.heads)
+            self.head = GatedHead(config.input_dim, config.output_dim, config.hidden_dim, config.dropout)
         elif config.architecture == "mean":
             if config.output_dim != config.input_dim:
                 raise ValueError(f"output_dim is {config.output_dim}, but mean pooling keeps input_dim {config.input_dim}")
             self.pooling = MeanPooling()
             self.head = nn.Identity()
         else:
-            raise ValueError(f"architecture is {config.architecture!r}, expected hybrid, published or mean")
+            raise ValueError(f"architecture is {config.architecture!r}, expected hybrid, published, gated or mean")
 
     def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Encode a batch.
@@ -251,6 +256,24 @@ class ResidualHead(nn.Module):
         """`(B, D)` to `(B, output_dim)`."""
         projected = self.projection(self.dropout(pooled))
         return projected if self.departure is None else projected + self.departure(projected)
+
+
+class GatedHead(nn.Module):
+    """LayerNorm, then an MLP plus a linear path through a gate, one for each dimension of the output."""
+
+    def __init__(self, dim: int, output_dim: int, hidden_dim: int, dropout: float) -> None:
+        super().__init__()
+        if hidden_dim < 1:
+            raise ValueError(f"hidden_dim is {hidden_dim}, expected 1 or more for a gated head")
+        self.norm = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden_dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden_dim, output_dim))
+        self.linear = nn.Linear(dim, output_dim)
+        self.gate = nn.Parameter(torch.zeros(output_dim))  # sigmoid(0): half open
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """`(B, D)` to `(B, output_dim)`."""
+        normed = self.norm(pooled)
+        return self.mlp(normed) + self.gate.sigmoid() * self.linear(normed)
 
 
 def sentence_lengths(tokens: Tensor) -> Tensor:

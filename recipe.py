@@ -213,6 +213,11 @@ def check_recipe(recipe: Recipe) -> None:
         raise InputError("recipe: batch_size is 1, expected 2 or more: losses compare the pairs of a batch")
     if not 0 < recipe.validation_fraction <= 0.5:
         raise InputError(f"recipe: validation_fraction is {recipe.validation_fraction}, expected above 0 and at most 0.5")
+    architecture = recipe.encoder.architecture
+    if recipe.start == "baseline" and architecture in ("published", "gated"):
+        raise InputError(
+            f"recipe: start is baseline, but a {architecture} encoder can only start random; choose architecture hybrid"
+        )
     if not recipe.phases:
         raise InputError("recipe: no phases, expected at least one")
     for name, phase in recipe.phases.items():

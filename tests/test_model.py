@@ -21,6 +21,7 @@ CONFIGS = {
     "hybrid": EncoderConfig(),
     "hybrid without MLP": EncoderConfig(hidden_dim=0),
     "published": EncoderConfig("published"),
+    "gated": EncoderConfig("gated", heads=1),
     "mean": EncoderConfig("mean", output_dim=768),
 }
 

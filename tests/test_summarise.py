@@ -12,7 +12,7 @@ def write_run(folder: Path, recipe: str, layers: str, test: float, seed: int) ->
     folder.mkdir(parents=True)
     scores = {name: {"spearman": value, "pearson": value - 0.01} for name, value in (("mean pooling", 0.8), ("encoder", test))}
     run = {"recipe": recipe, "seed": seed, "tokens": {"layers": layers}, "validation": scores, "test": scores}
-    (folder / "metrics.json").write_text(json.dumps(run | {"parameters": 1234, "seconds": 10 * seed}))
+    (folder / "metrics.json").write_text(json.dumps(run | {"parameters": 1234, "bytes": 2**20, "seconds": 10 * seed}))
 
 
 def test_rows_are_means_and_deviations_over_seeds_beside_the_baseline(tmp_path):
@@ -22,9 +22,9 @@ def test_rows_are_means_and_deviations_over_seeds_beside_the_baseline(tmp_path):
     result = run_script("summarise.py", tmp_path, "--out", tmp_path / "table.md")
     assert (tmp_path / "table.md").read_text() == result.stdout
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in result.stdout.splitlines()]
-    assert [row[1] for row in rows[2:]] == ["mean pooling, nothing learned", "published recipe", "default recipe"]
-    assert rows[2][3] == "0.8000" and rows[3][3] == "0.7000"
-    assert rows[4] == ["2,-1", "default recipe", "0.8600 ± 0.0100", "0.8600 ± 0.0100", "0.8500 ± 0.0100", "1,234", "10", "3"]
+    assert [row[1] for row in rows[2:]] == ["mean pooling, nothing learned", "published", "default"]
+    assert rows[2][4] == "0.8000" and rows[3][4] == "0.7000"
+    assert rows[4] == ["2,-1", "default", *["0.8600 ± 0.0100", "0.8500 ± 0.0100"] * 2, "1,234", "1.00", "10", "3"]
 
 
 def test_folders_without_runs(tmp_path):
