@@ -1,7 +1,8 @@
 # make train            set up, prepare the starter pairs, train, evaluate, draw
 # make test             set up, run the tests
 # make lint             check style and types
-# make stsb STSB=DIR    every figure of the README, from DIR/train.csv, dev.csv, test.csv; make -j2 uses two cores
+# make study STSB=DIR   the study in results/sts.md, from DIR/train.csv, dev.csv, test.csv: hours on two cores, resumable
+# make model STSB=DIR   model.bin as it ships and its pictures: half an hour
 # make clean            remove what was made here, but not model.bin
 #
 # All of them install what they need into .venv once.
@@ -10,7 +11,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 STSB ?= data/stsb
 
-.PHONY: help train test lint stsb clean
+.PHONY: help train test lint study model clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
@@ -34,27 +35,31 @@ lint: .venv/installed
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-# The study of the README: two kinds of token embeddings, two recipes, three seeds. A run that is done is not repeated.
-STSB_RUNS := $(foreach tokens,stsb stsb-word,$(foreach recipe,published default,$(foreach seed,0 1 2,\
-	runs/$(tokens)/$(recipe)-$(seed)/metrics.json)))
+# The study of the README: four kinds of token embeddings, nine arms, three seeds. A run that is done is not repeated.
+KINDS := stsb stsb-word stsb-early stsb-static
+SEEDS := 0 1 2
 
-stsb: $(STSB_RUNS)
-	$(RUN) summarise.py runs/stsb runs/stsb-word --out results/stsb.md
-	cp runs/stsb/default-0/training.png results/training.png
+study: $(KINDS:%=stores/%/test.store) $(SEEDS:%=stores/teacher-%.store)
+	$(RUN) study.py studies/sts.yaml
+
+layers_of_stsb := 2,-1
+layers_of_stsb-word := word,-1
+layers_of_stsb-early := 0,2
+layers_of_stsb-static := word
+
+stores/%/test.store: | .venv/installed
+	$(RUN) prepare_data.py $(STSB)/train.csv $(STSB)/dev.csv $(STSB)/test.csv --out stores/$* --layers=$(layers_of_$*)
+
+stores/teacher-%.store: | stores/stsb/test.store
+	$(RUN) teacher.py --data stores/stsb/train.store --validation stores/stsb/dev.store --seed $* --bfloat16 --out $@
+
+# The model that ships: the default recipe with a teacher.
+model: stores/stsb/test.store stores/teacher-0.store
+	$(RUN) train.py --data stores/stsb/train.store --validation stores/stsb/dev.store --test stores/stsb/test.store \
+		--teacher stores/teacher-0.store --run_dir runs/model --out model.bin
+	cp runs/model/training.png results/training.png
 	$(RUN) visualize_tsne.py --data stores/stsb/test.store --out results/tsne_map.png
-
-stores/stsb/test.store: | .venv/installed
-	$(RUN) prepare_data.py $(STSB)/train.csv $(STSB)/dev.csv $(STSB)/test.csv --out stores/stsb
-
-stores/stsb-word/test.store: | .venv/installed
-	$(RUN) prepare_data.py $(STSB)/train.csv $(STSB)/dev.csv $(STSB)/test.csv --out stores/stsb-word --layers=word,-1
-
-# runs/TOKENS/RECIPE-SEED/metrics.json
-.SECONDEXPANSION:
-runs/stsb%/metrics.json: | $$(dir stores/stsb$$*)test.store
-	$(RUN) train.py --preset $(word 1,$(subst -, ,$(notdir $*))) --seed $(word 2,$(subst -, ,$(notdir $*))) \
-		--data $(dir stores/stsb$*)train.store --validation $(dir stores/stsb$*)dev.store \
-		--test $(dir stores/stsb$*)test.store --run_dir $(@D) --out $(@D)/model.bin
+	$(RUN) evaluate.py --data stores/stsb/test.store --validation stores/stsb/dev.store --plot results/predictions.png
 
 clean:
 	rm -rf .venv runs stores data/starter/*.store

@@ -18,7 +18,8 @@ from atomic import write_text_atomically
 from cli import make_parser, run_command
 from errors import InputError
 
-COLUMNS = ("tokens", "encoder", "validation Spearman", "test Spearman", "test Pearson", "parameters", "seconds", "seeds")
+SCORES = [(part, metric) for part in ("validation", "test") for metric in ("spearman", "pearson")]
+COLUMNS = ("tokens", "encoder", *(f"{part} {metric.title()}" for part, metric in SCORES), "parameters", "MiB", "seconds", "seeds")
 
 
 def read_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
@@ -45,17 +46,17 @@ def summarise(runs: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     rows = []
     for tokens, recipes in by_tokens.items():
         baseline = next(iter(recipes.values()))[0]
-        rows.append((tokens, "mean pooling, nothing learned", *_figures([baseline], "mean pooling"), "0", "0", ""))
+        rows.append((tokens, "mean pooling, nothing learned", *_figures([baseline], "mean pooling"), "0", "0", "0", ""))
         for recipe, group in sorted(recipes.items(), key=lambda item: _spearman(item[1])):
             parameters = f"{group[0]['parameters']:,}"
             seconds = f"{statistics.median(run['seconds'] for run in group):.0f}"
-            rows.append((tokens, f"{recipe} recipe", *_figures(group, "encoder"), parameters, seconds, str(len(group))))
+            size = f"{group[0]['bytes'] / 2**20:.2f}"
+            rows.append((tokens, recipe, *_figures(group, "encoder"), parameters, size, seconds, str(len(group))))
     return rows
 
 
 def _figures(runs: list[dict[str, Any]], encoder: str) -> list[str]:
-    parts = (("validation", "spearman"), ("test", "spearman"), ("test", "pearson"))
-    return [_mean_and_deviation([run[part][encoder][metric] for run in runs]) for part, metric in parts]
+    return [_mean_and_deviation([run[part][encoder][metric] for run in runs]) for part, metric in SCORES]
 
 
 def _spearman(runs: list[dict[str, Any]]) -> float:

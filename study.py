@@ -1,0 +1,193 @@
+"""A study: every arm on every kind of tokens with every seed, several runs at a time.
+
+    python study.py studies/sts.yaml
+
+A study is a YAML file: arms are options of train.py, where {seed} stands for the seed; tokens are folders with
+train.store, dev.store and test.store. Runs that are done are not repeated, so a study that was stopped goes on
+where it was. Afterwards there are a table, a row of CSV for each run, and a figure.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from atomic import write_atomically, write_text_atomically
+from cli import make_parser, run_command
+from errors import InputError
+from summarise import markdown, summarise
+
+TRAIN = Path(__file__).with_name("train.py")
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One run of a study: an arm on a kind of tokens with a seed."""
+
+    tokens: str
+    stores: Path
+    arm: str
+    options: str
+    seed: int
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where its files go."""
+        return self.out / self.stores.name / self.arm / f"seed-{self.seed}"
+
+    def is_done(self) -> bool:
+        """Whether it has been run; metrics.json is what a run writes last."""
+        return (self.folder / "metrics.json").exists()
+
+    def command(self) -> list[str]:
+        """The command that runs it."""
+        parts = {"train": "--data", "dev": "--validation", "test": "--test"}
+        stores = [argument for part, option in parts.items() for argument in (option, str(self.stores / f"{part}.store"))]
+        options = shlex.split(self.options.replace("{seed}", str(self.seed)))
+        places = ["--run_dir", str(self.folder), "--out", str(self.folder / "model.bin")]
+        return [sys.executable, str(TRAIN), *options, "--seed", str(self.seed), *stores, *places]
+
+    def metrics(self) -> dict[str, Any]:
+        """What came out, under the names of the arm and the tokens."""
+        metrics = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
+        return {**metrics, "recipe": self.arm.replace("_", " "), "tokens": {"layers": self.tokens}}
+
+
+def read_study(path: Path) -> list[StudyRun]:
+    """All runs of a study, those of the first seed first.
+
+    Raises:
+        InputError: where the file is missing or not a study.
+    """
+    if not path.is_file():
+        raise InputError("no such file, expected a study in YAML", path=path)
+    try:
+        study = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return [
+            StudyRun(str(tokens), Path(stores), str(arm), options or "", int(seed), Path(study["out"]))
+            for seed in study["seeds"]
+            for tokens, stores in study["tokens"].items()
+            for arm, options in study["arms"].items()
+        ]
+    except yaml.YAMLError as error:
+        raise InputError(f"not YAML: {getattr(error, 'problem', error)}", path=path) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"not a study, expected out, seeds, tokens and arms ({error})", path=path) from error
+
+
+def run_all(runs: Iterable[StudyRun], workers: int) -> None:
+    """Run what is not done yet, `workers` at a time, each on one thread.
+
+    Raises:
+        InputError: where a run fails; what it printed is in its folder.
+    """
+    waiting = [run for run in runs if not run.is_done()]
+    with tqdm(total=len(waiting), unit="run", disable=None) as bar, ThreadPoolExecutor(workers) as pool:
+        try:
+            for run in pool.map(_run, waiting):
+                bar.set_postfix_str(f"{run.tokens} {run.arm} {run.seed}", refresh=False)
+                bar.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _run(run: StudyRun) -> StudyRun:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    log = run.folder / "log.txt"
+    with log.open("wb") as file:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        status = subprocess.run(run.command(), stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+    if status:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        raise InputError(
+            f"{run.arm} on {run.tokens}, seed {run.seed} ended with status {status}: {lines[-1] if lines else ''}", path=log
+        )
+    return run
+
+
+def write_csv(path: Path, runs: list[StudyRun]) -> None:
+    """One row for each run."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    scores = [f"{part} {metric}" for part in ("validation", "test") for metric in ("spearman", "pearson", "mse", "mae")]
+    table.writerow(
+        ["tokens", "arm", "seed", *scores, *(f"mean pooling {name}" for name in scores), "parameters", "bytes", "seconds"]
+    )
+    for run in runs:
+        metrics = run.metrics()
+        values = [metrics[part][who][metric] for who in ("encoder", "mean pooling") for part, metric in map(str.split, scores)]
+        sizes = [metrics[name] for name in ("parameters", "bytes", "seconds")]
+        table.writerow([run.tokens, run.arm, run.seed, *(f"{value:.6f}" for value in values), *sizes])
+    write_text_atomically(path, text.getvalue())
+
+
+def draw_study(path: Path, runs: list[StudyRun]) -> None:
+    """Test Spearman of each arm, a panel for each kind of tokens: a point for each seed, mean pooling as a line."""
+    arms = list(dict.fromkeys(run.arm for run in runs))
+    kinds = list(dict.fromkeys(run.tokens for run in runs))
+    figure = Figure(figsize=(1.5 + 2.4 * len(kinds), 1.1 + 0.34 * len(arms)), layout="constrained")
+    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    for axes, tokens in zip(panels, kinds, strict=True):
+        baseline = next(run for run in runs if run.tokens == tokens).metrics()["test"]["mean pooling"]["spearman"]
+        axes.axvline(baseline, color="0.5", linestyle="--", linewidth=1)
+        for row, arm in enumerate(arms):
+            found = [run.metrics()["test"]["encoder"]["spearman"] for run in runs if (run.tokens, run.arm) == (tokens, arm)]
+            if found:
+                colour = "tab:red" if statistics.mean(found) < baseline else "tab:blue"
+                axes.plot(found, [row] * len(found), "o", color=colour, alpha=0.5, markersize=5)
+                axes.plot(statistics.mean(found), row, "|", color=colour, markersize=14, markeredgewidth=2)
+        axes.set_title(f"tokens {tokens}\nmean pooling {baseline:.3f}", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.grid(axis="x", color="0.92")
+    panels[0].set_yticks(range(len(arms)), [arm.replace("_", " ") for arm in arms])
+    panels[0].invert_yaxis()
+    figure.supxlabel("test Spearman; dashed: mean pooling, red: below it", fontsize=9)
+    with write_atomically(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+
+
+def main() -> None:
+    """Command line."""
+    parser = make_parser("study.py", __doc__)
+    parser.add_argument("study", help="YAML file")
+    parser.add_argument("--results", default="results", help="folder for table, CSV and figure, named after the study")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("--no_runs", action="store_true", help="run nothing: table, CSV and figure of the runs that are done")
+    options = parser.parse_args()
+    if options.workers < 1:
+        raise InputError(f"--workers is {options.workers}, expected 1 or more")
+    study = Path(options.study)
+    runs = read_study(study)
+    if not options.no_runs:
+        run_all(runs, options.workers)
+    done = [run for run in runs if run.is_done()]
+    if not done:
+        raise InputError("no run of this study is done", path=study)
+    results = Path(options.results)
+    table = markdown(summarise([run.metrics() for run in done]))
+    write_text_atomically(results / f"{study.stem}.md", table)
+    write_csv(results / f"{study.stem}.csv", done)
+    draw_study(results / f"{study.stem}.png", done)
+    print(table, end="")
+    print(f"\n{len(done)} of {len(runs)} runs. {results / study.stem}.md, .csv and .png")
+
+
+if __name__ == "__main__":
+    run_command(main)
