@@ -105,6 +105,24 @@ def cosent(first: Tensor, second: Tensor, labels: Tensor, guide: Tensor | None =
     return torch.logsumexp(torch.cat([differences.new_zeros(1), differences[ordered]]), dim=0)
 
 
+def pearson(first: Tensor, second: Tensor, labels: Tensor, guide: Tensor | None = None) -> Tensor:
+    """One minus the linear correlation of cosine and label over the batch.
+
+    It asks for cosines in proportion to labels, where CoSENT asks for their order only, and leaves scale and offset free,
+    which `cosine_mse` does not. Range: 0 to 2; 1 where all labels are equal, without a gradient.
+
+    Source: Pearson's correlation coefficient, as in scipy.stats.pearsonr.
+
+    Args:
+        first: `(B, K)`, unit length.
+        second: `(B, K)`, unit length.
+        labels: `(B,)`.
+        guide: ignored.
+    """
+    cosine = (first * second).sum(1)
+    return 1 - F.cosine_similarity(cosine - cosine.mean(), labels - labels.mean(), dim=0)
+
+
 def distillation(first: Tensor, second: Tensor, labels: Tensor | None, guide: Tensor) -> Tensor:
     """Mean squared error between the cosines of all 2B sentences of the batch and those of the guide.
 
@@ -127,6 +145,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "cosine_mse": cosine_mse,
     "hard_negative_margin": hard_negative_margin,
     "cosent": cosent,
+    "pearson": pearson,
     "distillation": distillation,
 }
 

@@ -51,7 +51,7 @@ class EncoderConfig:
     output_dim: int = 256
     heads: int = 8
     hidden_dim: int = 512
-    dropout: float = 0.3
+    dropout: float = 0.2
 
 
 def get_model(checkpoint: str | Path | None = None) -> SentenceEncoder:

@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pytorch_metric_learning.losses import NTXentLoss
+from scipy import stats
 from sentence_transformers.sentence_transformer.losses import CoSENTLoss
 
-from losses import LOSSES, cosent, cosine_mse, distillation, hard_negative_margin, nt_xent
+from losses import LOSSES, cosent, cosine_mse, distillation, hard_negative_margin, nt_xent, pearson
 
 
 @pytest.fixture(params=[2, 5, 64])
@@ -82,6 +83,24 @@ def test_hard_negative_margin_agrees_with_slow_obvious_code(batch, margin):
         hardest = max(float(sentences[i] @ sentences[j]) for j in range(2 * n) if j % n != i % n)
         total += max(0.0, margin + hardest - float(first[i % n] @ second[i % n]))
     assert hard_negative_margin(first, second, labels, margin=margin).item() == pytest.approx(total / (2 * n), abs=1e-9)
+
+
+def test_pearson_agrees_with_scipy(batch):
+    first, second, labels = batch
+    expected = 1 - stats.pearsonr((first * second).sum(1), labels).statistic
+    assert pearson(first, second, labels).item() == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pearson_of_equal_labels_or_equal_cosines_is_finite(dtype):
+    vectors = F.normalize(torch.randn(6, 4, dtype=dtype), dim=1)
+    for second, labels in ((vectors.roll(1, 0), torch.full((6,), 3.0)), (vectors * 0, torch.arange(6.0))):
+        first = vectors.clone().requires_grad_()
+        loss = pearson(first, second, labels.to(dtype))
+        loss.backward()
+        assert loss.item() == pytest.approx(1)
+        assert torch.isfinite(first.grad).all()
+    assert torch.equal(first.grad, torch.zeros_like(first))
 
 
 def test_distillation_agrees_with_slow_obvious_code(batch):
