@@ -138,9 +138,10 @@ def write_csv(path: Path, runs: list[StudyRun]) -> None:
     write_text_atomically(path, text.getvalue())
 
 
-def draw_study(path: Path, runs: list[StudyRun]) -> None:
-    """Test Spearman of each arm, a panel for each kind of tokens: a point for each seed, mean pooling as a line."""
-    arms = list(dict.fromkeys(run.arm for run in runs))
+def draw_study(path: Path, study: list[StudyRun]) -> None:
+    """Test Spearman of each arm, a panel for each kind of tokens: a point for each seed done, mean pooling as a line."""
+    runs = [run for run in study if run.is_done()]
+    arms = [arm for arm in dict.fromkeys(run.arm for run in study) if any(run.arm == arm for run in runs)]
     kinds = list(dict.fromkeys(run.tokens for run in runs))
     figure = Figure(figsize=(1.5 + 2.4 * len(kinds), 1.1 + 0.34 * len(arms)), layout="constrained")
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
@@ -184,7 +185,7 @@ def main() -> None:
     table = markdown(summarise([run.metrics() for run in done]))
     write_text_atomically(results / f"{study.stem}.md", table)
     write_csv(results / f"{study.stem}.csv", done)
-    draw_study(results / f"{study.stem}.png", done)
+    draw_study(results / f"{study.stem}.png", runs)
     print(table, end="")
     print(f"\n{len(done)} of {len(runs)} runs. {results / study.stem}.md, .csv and .png")
 

@@ -26,6 +26,12 @@ def test_every_file_it_names_is_there():
     assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
 
 
+def test_every_row_of_its_results_is_a_row_of_the_study():
+    rows = re.findall(r"^\| 2,-1 .*$", README, flags=re.MULTILINE)
+    study = (ROOT / "results" / "sts.md").read_text(encoding="utf-8").splitlines()
+    assert len(rows) > 3 and [row for row in rows if row not in study] == []
+
+
 def test_every_module_is_in_its_list_of_files():
     listed = set(re.findall(r"(\w+\.py)\b", README.split("## The files")[1].split("## Limits")[0]))
     assert listed == {path.name for path in ROOT.glob("*.py")}
@@ -34,7 +40,7 @@ def test_every_module_is_in_its_list_of_files():
 def test_every_script_and_option_it_shows_exists():
     from conftest import run_script
 
-    for script in ("train.py", "evaluate.py", "prepare_data.py", "visualize_tsne.py", "summarise.py"):
+    for script in ("train.py", "teacher.py", "study.py", "evaluate.py", "prepare_data.py", "visualize_tsne.py", "summarise.py"):
         known = run_script(script, "--help").stdout
         for command in re.findall(rf"^python {script} (.*)$", README, flags=re.MULTILINE):
             for option in re.findall(r"--[\w.]+", command):

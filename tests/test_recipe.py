@@ -105,7 +105,7 @@ BAD_OPTIONS = {
     "--phases.graded.epochs -1": r"phases.graded.epochs is -1, expected 0 or more",
     "--phases.graded.losses.cosen.weight 1": "no loss 'cosen', expected one of nt_xent",
     "--phases.graded.losses.cosent.options.margin 1": "no option 'margin', expected one of scale",
-    "--phases.graded.losses.distillation.weight 1": "distillation.guide is none, expected baseline or teacher",
+    "--phases.contrastive.losses.distillation.weight 1": "distillation.guide is none, expected baseline or teacher",
     "--phases.graded.losses.cosent.every 0": "every is 0, expected 1 or more",
     "--phases.new.epochs 3": "phases.new.losses is empty",
     "--phases.graded.epochs.x 3": "epochs is a value and has no fields",
