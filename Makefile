@@ -39,7 +39,7 @@ lint: .venv/installed
 KINDS := stsb stsb-word stsb-early stsb-static
 SEEDS := 0 1 2
 
-study: $(KINDS:%=stores/%/test.store) $(SEEDS:%=stores/teacher-%.store)
+study: $(KINDS:%=stores/%/test.store) $(SEEDS:%=stores/teacher-%/teacher.json)
 	$(RUN) study.py studies/sts.yaml
 
 layers_of_stsb := 2,-1
@@ -50,13 +50,13 @@ layers_of_stsb-static := word
 stores/%/test.store: | .venv/installed
 	$(RUN) prepare_data.py $(STSB)/train.csv $(STSB)/dev.csv $(STSB)/test.csv --out stores/$* --layers=$(layers_of_$*)
 
-stores/teacher-%.store: | stores/stsb/test.store
-	$(RUN) teacher.py --data stores/stsb/train.store --validation stores/stsb/dev.store --seed $* --bfloat16 --out $@
+stores/teacher-%/teacher.json: | stores/stsb/test.store
+	$(RUN) teacher.py --data stores/stsb/train.store --validation stores/stsb/dev.store --seed $* --bfloat16 --out $(@D)
 
-# The model that ships: the default recipe with a teacher.
-model: stores/stsb/test.store stores/teacher-0.store
+# The model that ships.
+model: stores/stsb/test.store stores/teacher-0/teacher.json
 	$(RUN) train.py --data stores/stsb/train.store --validation stores/stsb/dev.store --test stores/stsb/test.store \
-		--teacher stores/teacher-0.store --run_dir runs/model --out model.bin
+		--preset distilled --teacher stores/teacher-0 --run_dir runs/model --out model.bin
 	cp runs/model/training.png results/training.png
 	$(RUN) visualize_tsne.py --data stores/stsb/test.store --out results/tsne_map.png
 	$(RUN) evaluate.py --data stores/stsb/test.store --validation stores/stsb/dev.store --plot results/predictions.png

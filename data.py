@@ -9,7 +9,7 @@ The way of the data:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +26,21 @@ from token_store import TokenStore, open_store, unpack_json
 
 
 @dataclass(frozen=True)
+class Lessons:
+    """What a teacher says of n pairs and of m sentences without label; see lessons.py.
+
+    Attributes:
+        pairs: `(n, 2, G)`, unit length, the teacher's vectors of the first and second sentences.
+        unlabelled: `(m,)`, sentence numbers.
+        vectors: `(m, G)`, unit length, the teacher's vectors of these.
+    """
+
+    pairs: np.ndarray
+    unlabelled: np.ndarray
+    vectors: np.ndarray
+
+
+@dataclass(frozen=True)
 class PairData:
     """n sentence pairs over a token store.
 
@@ -35,7 +50,7 @@ class PairData:
         second: `(n,)`, the same for the second.
         labels: `(n,)`, float32, similarity 0-5.
         sentences: the text of each sentence in `tokens`, where it is known.
-        teacher: `(n, 2, G)`, unit length, a teacher's vectors of the first and second sentences, where there is one.
+        lessons: what a teacher says of them, where there is one.
     """
 
     tokens: TokenStore
@@ -43,15 +58,15 @@ class PairData:
     second: np.ndarray
     labels: np.ndarray
     sentences: Sequence[str] | None = None
-    teacher: np.ndarray | None = None
+    lessons: Lessons | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def select(self, rows: np.ndarray) -> PairData:
         """Only the pairs `rows` (numbers or a mask)."""
-        teacher = None if self.teacher is None else self.teacher[rows]
-        return replace(self, first=self.first[rows], second=self.second[rows], labels=self.labels[rows], teacher=teacher)
+        lessons = None if self.lessons is None else replace(self.lessons, pairs=self.lessons.pairs[rows])
+        return replace(self, first=self.first[rows], second=self.second[rows], labels=self.labels[rows], lessons=lessons)
 
     def text(self) -> TextPairs:
         """The pairs as text.
@@ -138,36 +153,6 @@ def _same_length(path: Path, rows: int, other: Path | None, expected: int) -> No
         raise InputError(f"{rows} rows, expected {expected} as in {other}", path=path)
 
 
-def with_teacher(pairs: PairData, path: str | os.PathLike[str], set_aside: Mapping[str, float] | None) -> PairData:
-    """The pairs with a teacher's vectors of their sentences, from the store that teacher.py makes.
-
-    A sentence vector is stored as a sentence of one token.
-
-    Args:
-        pairs: what the teacher was made for.
-        path: the store.
-        set_aside: fraction and seed of the validation pairs that will be taken from these, None if they come from elsewhere.
-
-    Raises:
-        InputError: where the store is not of these pairs, or the teacher has learned from pairs that are to be validated on.
-    """
-    theirs = open_pairs([path], dim=None)
-    if not np.array_equal(theirs.labels, pairs.labels):
-        raise InputError(
-            f"a teacher of {len(theirs)} other pairs, expected one of these {len(pairs)}, in their order", path=Path(path)
-        )
-    if theirs.tokens.lengths.max() > 1:
-        raise InputError("token embeddings, expected the sentence vectors that teacher.py makes", path=Path(path))
-    if set_aside is not None and theirs.tokens.description.get("set_aside") != set_aside:
-        raise InputError(
-            "this teacher has learned from pairs that would be set aside for validation; give --validation, or make the teacher "
-            f"without it and with --seed {set_aside['seed']}",
-            path=Path(path),
-        )
-    first, second = (theirs.tokens.padded(side)[0][:, 0].numpy() for side in (theirs.first, theirs.second))
-    return replace(pairs, teacher=np.stack([first, second], axis=1))
-
-
 def write_dat_pairs(folder: str | os.PathLike[str], pairs: PairData) -> None:
     """Write pairs whose text is known as the challenge's four files."""
     first, second = ((pairs.tokens.sentence(i) for i in side) for side in (pairs.first, pairs.second))
@@ -215,15 +200,15 @@ def sentence_groups(pairs: PairData) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """B pairs, their 2B sentences padded in buckets of similar length.
+    """B pairs and U pairs of sentences without label, their 2 (B + U) sentences padded in buckets of similar length.
 
     Attributes:
-        buckets: token embeddings `(b, T, D)` and lengths `(b,)`, all buckets together 2B sentences; T differs from one to the
-            next.
-        position: `(2B,)`, where in the buckets, one after the other, the first sentence of each pair is, then the
-            second of each.
+        buckets: token embeddings `(b, T, D)` and lengths `(b,)`, all buckets together 2 (B + U) sentences; T differs from one
+            to the next.
+        position: `(2 (B + U),)`, where in the buckets, one after the other, the first sentence of each pair is, then the
+            second of each; those without label come last on each side.
         labels: `(B,)`, 0-5.
-        teacher: `(2B, G)`, a teacher's vectors of the first sentences and then of the second, where there is one.
+        teacher: `(2 (B + U), G)`, a teacher's vectors in the order of `position`, where there is one.
     """
 
     buckets: list[tuple[torch.Tensor, torch.Tensor]]
@@ -232,7 +217,9 @@ class PairBatch:
     teacher: torch.Tensor | None = None
 
 
-def training_batches(pairs: PairData, batch_size: int, rng: np.random.Generator, buckets: int = 4) -> Iterator[PairBatch]:
+def training_batches(
+    pairs: PairData, batch_size: int, rng: np.random.Generator, buckets: int = 4, unlabelled: int = 0
+) -> Iterator[PairBatch]:
     """All pairs once, in random order.
 
     Which pairs meet in a batch is left to chance: batches of one length would compare news with news and captions with
@@ -244,13 +231,22 @@ def training_batches(pairs: PairData, batch_size: int, rng: np.random.Generator,
         batch_size: pairs in a batch, B.
         rng: source of the order.
         buckets: how many buckets a batch is padded in.
+        unlabelled: pairs of sentences without label beside them, U, drawn at random from the lessons, fewer where there are
+            not so many.
     """
     order = rng.permutation(len(pairs))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         if len(rows) == 1:
             continue
-        sentences = np.concatenate([pairs.first[rows], pairs.second[rows]])
+        sentences, teacher = np.stack([pairs.first[rows], pairs.second[rows]]), None
+        if pairs.lessons is not None:
+            available = len(pairs.lessons.unlabelled)
+            drawn = rng.choice(available, (2, min(unlabelled, available // 2)), replace=False)
+            sentences = np.concatenate([sentences, pairs.lessons.unlabelled[drawn]], axis=1)
+            vectors = np.concatenate([pairs.lessons.pairs[rows].swapaxes(0, 1), pairs.lessons.vectors[drawn]], axis=1)
+            teacher = torch.from_numpy(np.concatenate([*vectors]))
+        sentences = sentences.ravel()
         by_length = np.argsort(pairs.tokens.lengths[sentences], kind="stable")
         position = np.empty_like(by_length)
         position[by_length] = np.arange(len(by_length))
@@ -258,5 +254,5 @@ def training_batches(pairs: PairData, batch_size: int, rng: np.random.Generator,
             buckets=[pairs.tokens.padded(sentences[bucket]) for bucket in np.array_split(by_length, buckets) if len(bucket)],
             position=torch.from_numpy(position),
             labels=torch.from_numpy(pairs.labels[rows]),
-            teacher=None if pairs.teacher is None else torch.from_numpy(np.concatenate([*pairs.teacher[rows].swapaxes(0, 1)])),
+            teacher=teacher,
         )

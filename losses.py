@@ -149,4 +149,4 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "distillation": distillation,
 }
 
-NEEDS_GUIDE = ("distillation",)
+WITHOUT_LABELS = ("distillation",)  # they need a guide instead, and learn from sentences without label too

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 
 from checkpoint import MAX_BYTES
 from errors import InputError
-from losses import LOSSES, NEEDS_GUIDE
+from losses import LOSSES, WITHOUT_LABELS
 from model import EncoderConfig, SentenceEncoder
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -30,8 +30,7 @@ class LossTerm:
         weight: factor of this loss in the sum.
         every: add it to every n-th batch only.
         options: settings of the loss, such as temperature, margin, scale.
-        guide: whose similarities the loss sees too: mean pooling's (baseline) or those of train.py --teacher. Without a
-            teacher, a loss that needs one is left out.
+        guide: whose similarities the loss sees too: mean pooling's (baseline) or those of train.py --teacher.
     """
 
     weight: float = 1.0
@@ -49,12 +48,14 @@ class Phase:
         losses: the losses that are summed, by name.
         select: what the best weights are chosen by on the validation pairs after each epoch.
         min_label: train on pairs with at least this label, 0-5.
+        unlabelled: pairs of sentences without label beside each batch, where a teacher has some for distillation.
     """
 
     epochs: int = 1
     losses: dict[str, LossTerm] = field(default_factory=dict)
     select: Literal["spearman", "loss", "none"] = "spearman"
     min_label: float = 0.0
+    unlabelled: int = 0
 
 
 @dataclass
@@ -242,6 +243,8 @@ def _check_encoder(config: EncoderConfig) -> None:
 def _check_phase(place: str, phase: Phase) -> None:
     if phase.epochs < 0:
         raise InputError(f"{place}.epochs is {phase.epochs}, expected 0 or more")
+    if phase.unlabelled < 0:
+        raise InputError(f"{place}.unlabelled is {phase.unlabelled}, expected 0 or more")
     if not 0 <= phase.min_label <= 5:
         raise InputError(f"{place}.min_label is {phase.min_label:g}, expected a label, 0 to 5")
     if not phase.losses:
@@ -254,7 +257,7 @@ def _check_phase(place: str, phase: Phase) -> None:
         for option in term.options:
             if option not in known:
                 raise InputError(f"{place}.losses.{name}: no option {option!r}, expected one of {', '.join(known) or 'none'}")
-        if name in NEEDS_GUIDE and term.guide == "none":
+        if name in WITHOUT_LABELS and term.guide == "none":
             raise InputError(f"{place}.losses.{name}.guide is none, expected baseline or teacher")
         if term.every < 1:
             raise InputError(f"{place}.losses.{name}.every is {term.every}, expected 1 or more")

@@ -1,26 +1,28 @@
 """A teacher for distillation: the whole backbone, fine-tuned on the training pairs.
 
-    python teacher.py --data train.csv --validation dev.csv --out teacher.store
-    python train.py --data train.csv --validation dev.csv --teacher teacher.store
+    python teacher.py --data train.csv --validation dev.csv --out teacher
+    python train.py --preset distilled --data train.csv --validation dev.csv --teacher teacher
 
 It needs the text of the pairs: a .csv or .tsv file, a store made from one, or .dat files with the file of
-sentences. The teacher is large and slow and stays here; what it makes of the training sentences goes into the
-store, and training the encoder copies its similarities. On two cores STS-B takes about ten minutes.
+sentences. The teacher is large and slow and stays here; training the encoder copies its similarities. On two
+cores STS-B takes about ten minutes.
 """
 
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from atomic import write_text_atomically
 from backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, Backbone
 from cli import PAIRS_HELP, make_parser, run_command
 from data import PairData, open_pairs, split_by_groups
@@ -30,7 +32,8 @@ from losses import cosent
 from model import unit_length
 from recipe import Recipe
 from schedulers import CosineAnnealingWarmupLR
-from token_store import create_store, pack_json
+
+FACTS = "teacher.json"
 
 
 class Teacher:
@@ -56,11 +59,25 @@ class Teacher:
         """What is trained."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    def embed(self, ids: Sequence[Sequence[int]], batch_size: int) -> Tensor:
+    @torch.inference_mode()
+    def encode(self, sentences: Sequence[str], progress: str | None = None) -> Tensor:
+        """Sentence vectors `(n, G)`, unit length, on the CPU, of n sentences; `progress` names a progress bar."""
+        self.model.eval()
+        if not sentences:
+            return torch.empty(0, self.backbone.width)
+        with tqdm(total=len(sentences), unit="sentence", desc=progress, disable=None if progress else True) as bar:
+            return self.embed(self.backbone.tokenize(sentences)[0], batch_size=64, bar=bar).cpu()
+
+    def embed(self, ids: Sequence[Sequence[int]], batch_size: int, bar: tqdm | None = None) -> Tensor:
         """Sentence vectors `(n, G)`, unit length, of n tokenized sentences, in batches of similar length."""
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        vectors = torch.cat([self._embed_batch([ids[i] for i in numbers]) for numbers in _batches(order, batch_size)])
-        return vectors[torch.from_numpy(np.argsort(order))]
+        vectors = []
+        for start in range(0, len(order), batch_size):
+            numbers = order[start : start + batch_size]
+            vectors.append(self._embed_batch([ids[i] for i in numbers]))
+            if bar is not None:
+                bar.update(len(numbers))
+        return torch.cat(vectors)[torch.from_numpy(np.argsort(order))]
 
     def _embed_batch(self, ids: list[Sequence[int]]) -> Tensor:
         batch = self.backbone.pad(ids)
@@ -69,10 +86,6 @@ class Teacher:
             hidden = self.model(**batch).last_hidden_state
         mask = batch["attention_mask"][:, :, None]
         return unit_length((hidden.float() * mask).sum(1) / mask.sum(1))
-
-
-def _batches(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    return (order[start : start + size] for start in range(0, len(order), size))
 
 
 def fine_tune(
@@ -94,7 +107,8 @@ def fine_tune(
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    ids, labels = tokenize_pairs(teacher.backbone, training), torch.from_numpy(training.labels)
+    text, labels = training.text(), torch.from_numpy(training.labels)
+    ids = [teacher.backbone.tokenize(side)[0] for side in (text.first, text.second)]
     steps = len(labels) // batch_size * epochs
     optimizer = torch.optim.AdamW(teacher.parameters(), lr=learning_rate)
     schedule = CosineAnnealingWarmupLR(optimizer, warmup_steps=steps // 10, total_steps=steps)
@@ -123,40 +137,37 @@ def fine_tune(
 
 def validate(teacher: Teacher, pairs: PairData) -> float:
     """Spearman on some pairs."""
-    return score_vectors(*teacher_vectors(teacher, pairs), pairs.labels).spearman
-
-
-@torch.inference_mode()
-def teacher_vectors(teacher: Teacher, pairs: PairData) -> tuple[Tensor, Tensor]:
-    """What the teacher makes of the first and of the second sentences of n pairs: `(n, G)` each, unit length."""
-    teacher.model.eval()
-    first, second = tokenize_pairs(teacher.backbone, pairs)
-    vectors = teacher.embed(first + second, batch_size=64).cpu()
-    return vectors[: len(pairs)], vectors[len(pairs) :]
-
-
-def tokenize_pairs(backbone: Backbone, pairs: PairData) -> tuple[list[list[int]], list[list[int]]]:
-    """Token ids of the first and of the second sentences."""
     text = pairs.text()
-    return backbone.tokenize(text.first)[0], backbone.tokenize(text.second)[0]
+    return score_vectors(teacher.encode(text.first), teacher.encode(text.second), pairs.labels).spearman
 
 
-def write_teacher(path: str | os.PathLike[str], vectors: tuple[Tensor, Tensor], pairs: PairData, description: dict) -> None:  # type: ignore[type-arg]
-    """Write a teacher's vectors as a store of pairs whose sentences have one token each, which `data.with_teacher` reads."""
-    numbers = np.arange(len(pairs))
-    text = pairs.text()
-    with create_store(Path(path), vectors[0].shape[1]) as writer:
-        for vector in torch.cat(vectors).numpy():
-            writer.append(vector[None])
-        writer.finish(
-            {
-                "first": numbers,
-                "second": numbers + len(pairs),
-                "labels": pairs.labels,
-                "sentences": pack_json(text.first + text.second),
-            },
-            description,
-        )
+def save_teacher(folder: Path, teacher: Teacher, facts: dict[str, Any]) -> None:
+    """Write the fine-tuned backbone as a folder that transformers loads, and what is known of it beside."""
+    folder.mkdir(parents=True, exist_ok=True)
+    teacher.model.save_pretrained(folder)
+    teacher.backbone.tokenizer.save_pretrained(folder)
+    write_text_atomically(folder / FACTS, json.dumps({**facts, "max_length": teacher.backbone.max_length}, indent=2) + "\n")
+
+
+def read_teacher(folder: Path) -> dict[str, Any]:
+    """What is known of a teacher.
+
+    Raises:
+        InputError: where the folder is not one that teacher.py made.
+    """
+    try:
+        return json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError("not a teacher, expected a folder that teacher.py made", path=folder) from error
+
+
+def load_teacher(folder: Path, device: str = "cpu") -> Teacher:
+    """A teacher from its folder.
+
+    Raises:
+        InputError: where it is not one.
+    """
+    return Teacher(Backbone(str(folder), "-1", max_length=read_teacher(folder)["max_length"], device=device))
 
 
 def main() -> None:
@@ -164,7 +175,7 @@ def main() -> None:
     parser = make_parser("teacher.py", __doc__)
     parser.add_argument("--data", nargs="+", required=True, help=f"training pairs with their text: {PAIRS_HELP}")
     parser.add_argument("--validation", nargs="+", help="pairs to choose the best epoch by (default: the part train.py sets aside)")
-    parser.add_argument("--out", default="teacher.store", help="the store to write")
+    parser.add_argument("--out", default="teacher", help="the folder to write")
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE, help="model on the Hugging Face hub or local folder")
     parser.add_argument("--max_length", type=int, default=DEFAULT_MAX_LENGTH, help="longest sentence in tokens")
     parser.add_argument("--epochs", type=int, default=4, help="passes over the training pairs")
@@ -183,7 +194,7 @@ def main() -> None:
         training, validation = pairs, open_pairs(options.validation, cache_dir=options.cache_dir)
     else:
         set_aside = {"fraction": Recipe.validation_fraction, "seed": options.seed}
-        training, validation = split_by_groups(pairs, **set_aside)
+        training, validation = split_by_groups(pairs, Recipe.validation_fraction, options.seed)
     if len(training) < options.batch_size:
         raise InputError(f"{len(training)} training pairs, expected at least one batch of {options.batch_size}")
     backbone = Backbone(options.backbone, "-1", max_length=options.max_length, device=options.device)
@@ -197,8 +208,8 @@ def main() -> None:
         learning_rate=options.learning_rate,
         seed=options.seed,
     )
-    description = {"teacher": options.backbone, "seed": options.seed, "validation_spearman": best, "set_aside": set_aside}
-    write_teacher(options.out, teacher_vectors(teacher, pairs), pairs, description)
+    facts = {"backbone": options.backbone, "seed": options.seed, "validation_spearman": best, "set_aside": set_aside}
+    save_teacher(Path(options.out), teacher, facts)
     print(f"{options.out}: a teacher with validation Spearman {best:.4f}; give it to train.py with --teacher")
 
 

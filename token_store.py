@@ -133,7 +133,7 @@ class TokenStoreWriter:
             description: where the tokens come from; must be representable as JSON.
             order: sentence number of each appended sentence, where they were not appended in order.
         """
-        numbers = np.arange(len(self._lengths)) if order is None else np.asarray(order)
+        numbers = np.arange(len(self._lengths)) if order is None else np.asarray(order, dtype=np.int64)
         arrays = {
             "starts": np.array(self._starts, dtype=np.int64),
             "lengths": np.array(self._lengths, dtype=np.int64),

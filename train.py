@@ -5,7 +5,7 @@ Examples:
     python train.py                                              on data/*.dat, or else on the starter pairs
     python train.py --data my_folder                             on the challenge's .dat files
     python train.py --data train.csv --validation dev.csv        on text
-    python train.py --data train.csv --validation dev.csv --teacher teacher.store
+    python train.py --preset distilled --data train.csv --validation dev.csv --teacher teacher
     python train.py --preset published --phases.graded.epochs 40
 """
 
@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from checkpoint import save_encoder
 from cli import PAIRS_HELP, make_parser, run_command
-from data import PairData, open_pairs, split_by_groups, with_teacher
+from data import PairData, open_pairs, split_by_groups
 from errors import InputError
 from evaluate import score, score_table
+from lessons import with_lessons
 from model import mean_pooling
 from recipe import Recipe, add_recipe_arguments, parse_recipe
 from report import draw_history, write_history, write_metrics, write_recipe
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", help=f"training pairs: {PAIRS_HELP} (default: data/*.dat, else the starter pairs)")
     parser.add_argument("--validation", nargs="+", help="pairs to choose the best weights by (default: part of the training pairs)")
     parser.add_argument("--test", nargs="+", help="pairs to report on at the end")
-    parser.add_argument("--teacher", help="what teacher.py made of the training pairs, to learn its similarities too")
+    parser.add_argument("--teacher", help="folder that teacher.py made, to learn its similarities too; with --preset distilled")
     parser.add_argument("--out", help="the checkpoint (default: model.bin; runs/starter/model.bin for the starter pairs)")
     parser.add_argument("--run_dir", help="folder for history, figures, curve (default: runs/ and date, time and preset)")
     parser.add_argument("--cache_dir", help="folder for token stores, instead of beside their sources")
@@ -76,19 +77,19 @@ def open_run(options, recipe: Recipe) -> Run:  # type: ignore[no-untyped-def]
         print("No .dat files in data/: training on the starter pairs, a demonstration.")
     default = [STARTER_TRAIN] if on_starter else [DATA]
     training = open_pairs(options.data or default, cache_dir=options.cache_dir)
-    validation = test = None
+    validation = test = set_aside = None
     if options.validation or on_starter:
         validation = open_pairs(options.validation or [STARTER_DEV], cache_dir=options.cache_dir)
     if options.test or on_starter:
         test = open_pairs(options.test or [STARTER_TEST], cache_dir=options.cache_dir)
-    if options.teacher:
-        set_aside = None if validation else {"fraction": recipe.validation_fraction, "seed": recipe.seed}
-        training = with_teacher(training, options.teacher, set_aside)
     if validation is None:
         training, validation = split_by_groups(training, recipe.validation_fraction, recipe.seed)
+        set_aside = {"fraction": recipe.validation_fraction, "seed": recipe.seed}
     for name, pairs in (("validation", validation), ("test", test)):
         if pairs is not None and pairs.tokens.dim != training.tokens.dim:
             raise InputError(f"{name} tokens are {pairs.tokens.dim} wide, expected {training.tokens.dim} as the training tokens")
+    if options.teacher:
+        training = with_lessons(training, Path(options.teacher), set_aside)
     folder = Path(options.run_dir or ("runs/starter" if on_starter else f"runs/{time.strftime('%Y%m%d-%H%M%S')}"))
     out = Path(options.out or (folder / "model.bin" if on_starter else "model.bin"))
     return Run(Path(options.config or options.preset).stem, training, validation, test, out, folder)
@@ -134,7 +135,7 @@ def finish(recipe: Recipe, run: Run, trained: Trained, seconds: float) -> None:
         "parameters": sum(parameter.numel() for parameter in trained.encoder.parameters()),
         "training_pairs": len(run.training),
         "tokens": dict(run.training.tokens.description),
-        "teacher": run.training.teacher is not None,
+        "teacher": run.training.lessons is not None,
     }
     write_metrics(run.folder / "metrics.json", metrics)
     print_result(run, trained, scores, size, seconds)

@@ -14,7 +14,7 @@ from data import PairBatch, PairData, training_batches
 from encoding import device_of, encode_pairs
 from errors import InputError
 from evaluate import Scores, score, score_vectors
-from losses import LOSSES
+from losses import LOSSES, WITHOUT_LABELS
 from model import SentenceEncoder, mean_pooling
 from recipe import Phase, Recipe
 from schedulers import CosineAnnealingWarmupLR
@@ -98,8 +98,10 @@ class Trainer:
             on_step: called after each batch with the phase's name, the loss, and the last validation Spearman.
 
         Raises:
-            InputError: where no phase has pairs to train on, or all losses of one need a teacher and there is none.
+            InputError: where no phase has pairs to train on, or there is a teacher and no loss for it, or the other way round.
         """
+        if training.lessons is not None and not any("teacher" in _guide_names(phase) for phase in recipe.phases.values()):
+            raise InputError("there is a teacher, and no loss of the recipe learns from it; choose --preset distilled")
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
         self.training = training
@@ -129,8 +131,8 @@ class Trainer:
         self.latest_spearman = 0.0
 
     def _pairs_of(self, name: str, phase: Phase) -> PairData:
-        if self.training.teacher is None and _guide_names(phase) == {"teacher"}:
-            raise InputError(f"phase {name}: all its losses need a teacher; give train.py --teacher")
+        if self.training.lessons is None and "teacher" in _guide_names(phase):
+            raise InputError(f"phase {name} learns from a teacher and there is none; give train.py --teacher, or another recipe")
         pairs = self.training.select(self.training.labels >= phase.min_label)
         if phase.epochs and len(pairs) < 2:
             self.left_out.append(
@@ -196,7 +198,7 @@ class Trainer:
         losses: list[float] = []
         last = self._batches_per_epoch(name)
         self.encoder.train()
-        batches = training_batches(pairs, self.recipe.batch_size, rng)
+        batches = training_batches(pairs, self.recipe.batch_size, rng, unlabelled=self.phases[name].unlabelled)
         for number, batch in enumerate(batches, start=1):
             guides = self._guides_of(phase, batch)
             loss = phase_loss(phase, *self._encode_batch(batch), guides, number)
@@ -212,18 +214,18 @@ class Trainer:
         return float(np.mean(losses))
 
     def _encode_batch(self, batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """First and second sentence vectors `(B, K)` each, and labels `(B,)`."""
+        """First and second sentence vectors `(B + U, K)` each, and labels `(B,)`."""
         first, second = self._vectors(self.encoder, batch).chunk(2)
         return first, second, batch.labels.to(first.device)
 
     def _vectors(self, encoder: SentenceEncoder, batch: PairBatch) -> Tensor:
-        """`(2B, K)`, first sentences and then second sentences."""
+        """`(2 (B + U), K)`, first sentences and then second sentences."""
         device = device_of(self.encoder)
         vectors = torch.cat([encoder(tokens.to(device), lengths.to(device)) for tokens, lengths in batch.buckets])
         return vectors[batch.position.to(device)]
 
     def _guides_of(self, phase: Phase, batch: PairBatch) -> dict[str, Tensor]:
-        """What mean pooling and the teacher make of a batch, `(2B, G)` each, where a loss of the phase asks for it."""
+        """What mean pooling and the teacher make of a batch, `(2 (B + U), G)` each, where a loss of the phase asks for it."""
         guides = {}
         if "baseline" in _guide_names(phase):
             guides["baseline"] = self._vectors(mean_pooling(self.training.tokens.dim), batch)
@@ -279,16 +281,20 @@ def phase_loss(phase: Phase, first: Tensor, second: Tensor, labels: Tensor, guid
 
     Args:
         phase: names the losses.
-        first: `(B, K)`.
-        second: `(B, K)`.
+        first: `(B + U, K)`, the last U without label.
+        second: `(B + U, K)`.
         labels: `(B,)`.
-        guides: `(2B, G)` by name, baseline or teacher; a term whose guide is not here is left out.
+        guides: `(2 (B + U), G)` by name, baseline or teacher; a term whose guide is not here is left out.
         number: the batch's number in the epoch, from 1; a term with `every` n counts on every n-th.
     """
     total = first.new_zeros(())
     for name, term in phase.losses.items():
         if number % term.every == 0 and (term.guide == "none" or term.guide in guides):
-            total = total + term.weight * LOSSES[name](first, second, labels, guides.get(term.guide), **term.options)
+            n = len(first) if name in WITHOUT_LABELS else len(labels)
+            guide = guides.get(term.guide)
+            if guide is not None:
+                guide = torch.cat([side[:n] for side in guide.chunk(2)])
+            total = total + term.weight * LOSSES[name](first[:n], second[:n], labels, guide, **term.options)
     return total
 
 
