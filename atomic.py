@@ -7,7 +7,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:  # most who write files draw nothing, and importing it takes half a second
+    from matplotlib.figure import Figure
 
 
 @contextmanager
@@ -45,3 +48,9 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def write_figure_atomically(path: str | os.PathLike[str], figure: Figure) -> None:
+    """Write a matplotlib figure as PNG, at the size the README shows it."""
+    with write_atomically(path) as file:
+        figure.savefig(file, format="png", dpi=110)

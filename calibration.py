@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from atomic import write_atomically
+from atomic import write_figure_atomically
 from metrics import mae
 from text_files import MAX_LABEL
 
@@ -55,5 +55,4 @@ def draw_predictions(path: Path, predictions: Mapping[str, np.ndarray], labels: 
         axes.set_xlabel("true label")
         axes.set_aspect("equal")
     panels[0].set_ylabel("predicted label")
-    with write_atomically(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+    write_figure_atomically(path, figure)

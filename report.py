@@ -17,7 +17,7 @@ import yaml
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from atomic import write_atomically, write_text_atomically
+from atomic import write_figure_atomically, write_text_atomically
 from recipe import Recipe
 from training import EpochRecord
 
@@ -90,5 +90,4 @@ def draw_history(path: Path, history: Sequence[EpochRecord], baseline: float) ->
     rate_axes.set_xlabel("epoch")
     rate_axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     rate_axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    with write_atomically(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+    write_figure_atomically(path, figure)

@@ -27,7 +27,7 @@ import yaml
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from atomic import write_atomically, write_text_atomically
+from atomic import write_figure_atomically, write_text_atomically
 from cli import make_parser, run_command
 from errors import InputError
 from summarise import markdown, summarise
@@ -160,8 +160,7 @@ def draw_study(path: Path, study: list[StudyRun]) -> None:
     panels[0].set_yticks(range(len(arms)), [arm.replace("_", " ") for arm in arms])
     panels[0].invert_yaxis()
     figure.supxlabel("test Spearman; dashed: mean pooling, red: below it", fontsize=9)
-    with write_atomically(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+    write_figure_atomically(path, figure)
 
 
 def main() -> None:

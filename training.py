@@ -226,10 +226,10 @@ class Trainer:
 
     def _guides_of(self, phase: Phase, batch: PairBatch) -> dict[str, Tensor]:
         """What mean pooling and the teacher make of a batch, `(2 (B + U), G)` each, where a loss of the phase asks for it."""
-        guides = {}
-        if "baseline" in _guide_names(phase):
+        guides, wanted = {}, _guide_names(phase)
+        if "baseline" in wanted:
             guides["baseline"] = self._vectors(mean_pooling(self.training.tokens.dim), batch)
-        if batch.teacher is not None:
+        if "teacher" in wanted and batch.teacher is not None:
             guides["teacher"] = batch.teacher.to(device_of(self.encoder))
         return guides
 

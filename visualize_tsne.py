@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
-from atomic import write_atomically
+from atomic import write_figure_atomically
 from checkpoint import load_encoder
 from cli import PAIRS_HELP, make_parser, run_command
 from data import PairData, open_pairs
@@ -72,8 +72,7 @@ def draw_map(path: Path, places: np.ndarray, labels: np.ndarray, title: str) -> 
     axes.set_xlabel("t-SNE: near means similar, axes have no unit; lines join pairs labelled 4 and above", fontsize=9, color="0.35")
     for spine in axes.spines.values():
         spine.set_color("0.8")
-    with write_atomically(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+    write_figure_atomically(path, figure)
 
 
 def main() -> None:
