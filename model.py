@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 PUBLISHED_TOKEN_DIM = 128
 PUBLISHED_ATTENTION_SHARE = 0.7
-CACHE_BYTES = 2**20  # what a core's second-level cache holds, with room to spare
+CACHE_BYTES = 3 * 2**19  # what a core's second-level cache holds, with room to spare
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,10 @@ class SentenceEncoder(nn.Module):
         Returns:
             `(B, output_dim)`, unit length. A sentence of padding only gives a unit vector too, always the same one.
         """
+        return self.vectors(self.pool(tokens, lengths))
+
+    def pool(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The first half of `forward`: tokens `(B, T, D)` to one pooled vector for each sentence."""
         if tokens.shape[1] == 0:
             tokens = tokens.new_zeros(tokens.shape[0], 1, tokens.shape[2])
         together = len(tokens)
@@ -124,16 +128,18 @@ class SentenceEncoder(nn.Module):
         together = max(1, together)
         parts = tokens.split(together)
         known = [None] * len(parts) if lengths is None else lengths.split(together)
-        pooled = [self._pool(*part) for part in zip(parts, known, strict=True)]
-        return unit_length(self.head(torch.cat(pooled)))
+        return torch.cat([self._pool_together(*part) for part in zip(parts, known, strict=True)])
 
-    def _pool(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
-        """`(B, T, D)` to one vector for each sentence."""
+    def _pool_together(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
         if lengths is None:
             lengths = sentence_lengths(tokens)
         if tokens.device.type == "cpu" and len(tokens):  # elsewhere it would wait for the device
             tokens = tokens[:, : max(1, int(lengths.max()))]  # what is padding in all of them
         return self.pooling(tokens, lengths)
+
+    def vectors(self, pooled: Tensor) -> Tensor:
+        """The second half of `forward`: pooled vectors to sentence vectors `(B, output_dim)` of unit length."""
+        return unit_length(self.head(pooled))
 
     @torch.no_grad()
     def start_as_mean_pooling(self, sentences: Tensor) -> None:
@@ -204,17 +210,13 @@ class HybridPooling(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """`(B, T, D)` and lengths `(B,)` to `(B, D)`."""
         weights = self.token_weights(tokens, lengths)
-        # One matrix product gives every head all dimensions; of these it keeps its own. The surplus costs less than
-        # the copies that products head by head would make.
-        every_head = torch.bmm(weights.transpose(1, 2), tokens).unflatten(2, (self.heads, -1))
-        return every_head.diagonal(dim1=1, dim2=2).transpose(1, 2).flatten(1)
+        heads = zip(weights.split(1, dim=1), tokens.chunk(self.heads, dim=2), strict=True)
+        return torch.cat([torch.bmm(weight, dimensions) for weight, dimensions in heads], dim=2).squeeze(1)
 
     def token_weights(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Each token's share of the sentence, for each head: `(B, T, heads)`, sums to 1 over T."""
-        attention = masked_softmax(self.score(tokens), lengths)
-        mean = token_mask(tokens, lengths) / lengths.clamp(min=1)[:, None]
-        share = self.attention_share.sigmoid()
-        return share * attention + (1 - share) * mean[:, :, None]
+        """Each token's share of the sentence, for each head: `(B, heads, T)`, sums to 1 over T."""
+        scores = torch.bmm(self.score.weight.expand(len(tokens), -1, -1), tokens.transpose(1, 2))
+        return mixed_weights(scores, lengths, self.attention_share.sigmoid()[:, None])
 
 
 class PublishedPooling(nn.Module):
@@ -228,10 +230,8 @@ class PublishedPooling(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """`(B, T, D)` and lengths `(B,)` to `(B, 128)`."""
         encoded = self.token_encoder(tokens)
-        attention = masked_softmax(self.score(encoded), lengths)
-        mask = token_mask(tokens, lengths)[:, :, None]
-        mean = (encoded * mask).sum(1) / lengths.clamp(min=1)[:, None]
-        return PUBLISHED_ATTENTION_SHARE * (encoded * attention).sum(1) + (1 - PUBLISHED_ATTENTION_SHARE) * mean
+        weights = mixed_weights(self.score(encoded).transpose(1, 2), lengths, PUBLISHED_ATTENTION_SHARE)
+        return torch.bmm(weights, encoded).squeeze(1)
 
 
 class ResidualHead(nn.Module):
@@ -279,21 +279,28 @@ class GatedHead(nn.Module):
 def sentence_lengths(tokens: Tensor) -> Tensor:
     """The length of each sentence `(B,)`: the position of its last non-zero row in `(B, T, D)`."""
     positions = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-    # A row is zero if its largest and its smallest value are: faster than comparing every value with zero.
-    is_token = (tokens.amax(2) != 0) | (tokens.amin(2) != 0)
+    # A row whose sum is zero may hold values that cancel; then its largest is not zero. Two fast passes, where comparing every
+    # value with zero is a slow one.
+    is_token = (tokens.sum(2) != 0) | (tokens.amax(2) != 0)
     return (is_token * positions).amax(1)
 
 
-def token_mask(tokens: Tensor, lengths: Tensor) -> Tensor:
-    """`(B, T)`, true where a row of `(B, T, D)` is a token and not padding."""
-    return torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+def mixed_weights(scores: Tensor, lengths: Tensor, attention_share: Tensor | float) -> Tensor:
+    """A mix of attention, the softmax of the scores, and the mean over the tokens of a sentence.
 
+    Args:
+        scores: `(B, H, T)`, for each of H heads.
+        lengths: `(B,)`.
+        attention_share: `(H, 1)`, or one for all; the rest is the mean's.
 
-def masked_softmax(scores: Tensor, lengths: Tensor) -> Tensor:
-    """Softmax over the tokens of each sentence: `(B, T, H)` to `(B, T, H)`, zero on padding, zero without tokens."""
-    mask = token_mask(scores, lengths)[:, :, None]
+    Returns:
+        `(B, H, T)`, sums to 1 over T; zero on padding, and without tokens.
+    """
+    padding = torch.arange(scores.shape[2], device=scores.device) >= lengths[:, None, None]
     lowest = torch.finfo(scores.dtype).min  # not -inf: a sentence without tokens must stay finite
-    return scores.masked_fill(~mask, lowest).softmax(1) * mask
+    attention = scores.masked_fill(padding, lowest).softmax(2)
+    mean = 1 / lengths.clamp(min=1)[:, None, None]
+    return (attention_share * attention + (1 - attention_share) * mean).masked_fill(padding, 0)
 
 
 def unit_length(vectors: Tensor) -> Tensor:

@@ -117,7 +117,9 @@ class Trainer:
         self.phases = {name: phase for name, phase in recipe.phases.items() if len(self.phase_pairs[name]) >= 2}
         if not self.phases:
             raise InputError(f"nothing to train on: {'; '.join(self.left_out)}")
-        self.optimizer = torch.optim.AdamW(self.encoder.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            self.encoder.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+        )
         longest = max(self.phases, key=lambda name: len(self.phase_pairs[name]))
         self.schedule = CosineAnnealingWarmupLR(
             self.optimizer,
@@ -221,8 +223,8 @@ class Trainer:
     def _vectors(self, encoder: SentenceEncoder, batch: PairBatch) -> Tensor:
         """`(2 (B + U), K)`, first sentences and then second sentences."""
         device = device_of(self.encoder)
-        vectors = torch.cat([encoder(tokens.to(device), lengths.to(device)) for tokens, lengths in batch.buckets])
-        return vectors[batch.position.to(device)]
+        pooled = torch.cat([encoder.pool(tokens.to(device), lengths.to(device)) for tokens, lengths in batch.buckets])
+        return encoder.vectors(pooled)[batch.position.to(device)]
 
     def _guides_of(self, phase: Phase, batch: PairBatch) -> dict[str, Tensor]:
         """What mean pooling and the teacher make of a batch, `(2 (B + U), G)` each, where a loss of the phase asks for it."""

@@ -15,7 +15,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import EncoderConfig, SentenceEncoder, get_model, mean_pooling, unit_length
+from model import EncoderConfig, SentenceEncoder, get_model, mean_pooling, sentence_lengths, unit_length
 
 CONFIGS = {
     "hybrid": EncoderConfig(),
@@ -79,6 +79,16 @@ def test_a_zero_row_inside_is_a_token_and_after_the_end_is_padding(encoder):
     torch.testing.assert_close(encoder(pad(inside, 4)), encoder(inside), atol=1e-6, rtol=0)
     if encoder.config.architecture != "mean":  # a mean's direction is the same with one more zero
         assert (encoder(inside) - encoder(without)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "row", [[1, -1, 0, 0], [-1, -2, 0, -3], [0, 0, 0, -1e-40], [1e-45, 0, 0, -1e-45], [3e38, 3e38, -3e38, -3e38]]
+)
+def test_a_row_is_a_token_wherever_one_value_is_not_zero(row):
+    """Also where its values cancel, none is positive, or they are the smallest there are."""
+    tokens = torch.zeros(1, 5, 4)
+    tokens[0, 2] = torch.tensor(row)
+    assert sentence_lengths(tokens).tolist() == [3]
 
 
 def test_mean_pooling_counts_a_zero_row_inside():
