@@ -13,22 +13,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import simdjson
+from loky import cpu_count, get_reusable_executor
 from tqdm import tqdm
 
 from atomic import write_atomically
 from errors import InputError
 from text_files import TextPairs, decode, parse_label, read_lines
+from token_rows import format_token_row, is_number, parse_token_row
 from token_store import TokenStore, cached_store, create_store, identity_of
 
 TOKEN_DIM = 768
-PLAIN_NUMBERS = b"0123456789+-.eE "
+LARGE_FILE = 100_000_000  # bytes; reading less takes no longer than starting another process
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def recognise(path: str | os.PathLike[str]) -> str:
     """What a file's first row looks like: "sentences", "tokens" or "labels"."""
     number, row = next(read_lines(path))
     fields = re.split(rb"[\s,]+", row.strip())
-    numeric = [_is_number(field) for field in fields[:8]]
+    numeric = [is_number(field) for field in fields[:8]]
     if all(numeric):
         return "tokens" if len(fields) > 4 else "labels"
     if sum(numeric) >= 3 and numeric[:2] == [True, True] and b"\t" not in row:
@@ -101,20 +102,13 @@ def recognise(path: str | os.PathLike[str]) -> str:
     )
 
 
-def _is_number(field: bytes) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
-
-
 def read_token_file(
     path: str | os.PathLike[str],
     *,
     dim: int | None = TOKEN_DIM,
     cache_dir: str | os.PathLike[str] | None = None,
     show_progress: bool = True,
+    bar_line: int = 0,
 ) -> TokenStore:
     """The token store of a file of token embeddings.
 
@@ -126,6 +120,7 @@ def read_token_file(
         dim: the width that every row must have; None takes that of the first row.
         cache_dir: where to keep the store instead of beside the file.
         show_progress: show a progress bar while reading.
+        bar_line: on which line below the cursor, where several files are read at a time.
 
     Raises:
         InputError: for a row with too few or too many numbers, another dim, NaN, a negative count.
@@ -139,7 +134,14 @@ def read_token_file(
         rows = read_lines(path)
         number, row = next(rows)
         tokens = parse_token_row(row, dim, path, number)
-        bar = tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, disable=None if show_progress else True)
+        bar = tqdm(
+            total=path.stat().st_size,
+            unit="B",
+            unit_scale=True,
+            desc=path.name,
+            position=bar_line,
+            disable=None if show_progress else True,
+        )
         is_plain = path.suffix != ".gz"
         with bar, create_store(cache, tokens.shape[1]) as writer:
             writer.append(tokens)
@@ -152,63 +154,24 @@ def read_token_file(
     return cached_store(Path(cache_dir or path.parent) / f"{path.name}.store", description, build)
 
 
-def parse_token_row(row: bytes, dim: int | None, path: str | os.PathLike[str], number: int) -> np.ndarray:
-    """The token embeddings `(n_tokens, dim)`, float32, of one row `n_tokens dim v v v ...`.
+def read_token_files(
+    paths: Sequence[Path], *, dim: int | None = TOKEN_DIM, cache_dir: str | os.PathLike[str] | None = None
+) -> list[TokenStore]:
+    """The token stores of several files of token embeddings; large files are read at the same time, each on a core.
 
-    Args:
-        row: the row without its line end.
-        dim: the dim it must state; None accepts any.
-        path: the file and
-        number: the line, for the message of an error.
+    Raises:
+        InputError: as `read_token_file` does, for the first file that is wrong.
     """
-    counts = row[:64].split(None, 2)[:2]
-    try:
-        n_tokens, width = int(counts[0]), int(counts[1])
-    except (ValueError, IndexError):
-        shown = row[:40].decode("utf-8", "replace")
-        raise InputError(f"row begins with {shown!r}, expected 'n_tokens dim v v ...'", path=path, line=number) from None
-    if n_tokens < 0 or width < 1:
-        raise InputError(f"n_tokens is {n_tokens} and dim is {width}, expected no negative counts", path=path, line=number)
-    if dim is not None and width != dim:
-        raise InputError(f"dim is {width}, expected {dim}", path=path, line=number)
-    text = row.split(None, 2)[2] if n_tokens or len(row.split(None, 2)) > 2 else b""
-    values = _parse_numbers(text)
-    if values.size != n_tokens * width or not np.isfinite(values).all():
-        raise InputError(_what_is_wrong(text, n_tokens, width), path=path, line=number)
-    return values.reshape(n_tokens, width)
+    if cpu_count() > 1 and sum(path.is_file() and path.stat().st_size >= LARGE_FILE for path in paths) > 1:
+        read = partial(read_token_file, dim=dim, cache_dir=cache_dir)
+        executor = get_reusable_executor(max_workers=min(cpu_count(), len(paths)))
+        for reading in [executor.submit(_only_read, read, path, line) for line, path in enumerate(paths)]:
+            reading.result()
+    return [read_token_file(path, dim=dim, cache_dir=cache_dir) for path in paths]
 
 
-def _parse_numbers(text: bytes, parser: simdjson.Parser = simdjson.Parser()) -> np.ndarray:  # noqa: B008
-    """Decimal numbers separated by white space, `(n,)`, float32; empty where something else is among them."""
-    # A row of plain numbers is a JSON array once its spaces are commas, and the JSON parser reads twice as fast as
-    # NumPy; one parser for all rows, because a new one begins without memory. Not for what JSON has no word for, such
-    # as +1 or two spaces, nor for -0, which it reads as the integer 0.
-    is_plain = not text.translate(None, PLAIN_NUMBERS) and b"-0 " not in text and not text.endswith(b"-0")
-    if is_plain:
-        try:
-            array: Any = parser.parse(b"[" + text.replace(b" ", b",") + b"]")
-            with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused as such
-                return np.frombuffer(array.as_buffer(of_type="d"), dtype=np.float64).astype(np.float32)
-        except (ValueError, TypeError, RuntimeError):  # RuntimeError: an integer of more than 64 bits
-            pass
-    try:
-        return np.fromstring(text, dtype=np.float32, sep=" ") if text else np.empty(0, np.float32)  # type: ignore[call-overload]
-    except ValueError:
-        return np.empty(0, np.float32)
-
-
-def _what_is_wrong(text: bytes, n_tokens: int, dim: int) -> str:
-    fields = text.split()
-    for position, field in enumerate(fields, start=1):
-        if not _is_number(field) or not _fits_float32(float(field)):
-            shown = field[:40].decode("utf-8", "replace")
-            return f"value {position} is {shown!r}, expected a finite number in the range of float32"
-    return f"{len(fields)} numbers after n_tokens and dim, expected n_tokens * dim = {n_tokens} * {dim} = {n_tokens * dim}"
-
-
-def _fits_float32(value: float) -> bool:
-    with np.errstate(over="ignore"):
-        return bool(np.isfinite(np.float32(value)))
+def _only_read(read: Callable[..., TokenStore], path: Path, line: int) -> None:
+    read(path, bar_line=line)  # the store is on disk; to send it back would take longer than to open it
 
 
 def read_label_file(path: str | os.PathLike[str], known: np.ndarray | None = None) -> np.ndarray:
@@ -229,7 +192,7 @@ def read_label_file(path: str | os.PathLike[str], known: np.ndarray | None = Non
         fields = decode(line, path, number).replace(",", " ").split()
         if len(fields) != 2:
             raise InputError(f"{len(fields)} columns, expected 2: a label and the row's index", path=path, line=number)
-        if not all(_is_number(field.encode()) for field in fields):
+        if not all(is_number(field.encode()) for field in fields):
             raise InputError(f"{' '.join(fields)[:40]!r} are not two numbers", path=path, line=number)
         rows.append(fields)
     columns = np.array(rows, dtype=np.float64).T
@@ -298,9 +261,3 @@ def write_dat_files(
             for tokens in tqdm(sentences, total=len(pairs), unit="row", desc=path.name, disable=None):
                 file.write(format_token_row(tokens))
     return files
-
-
-def format_token_row(tokens: np.ndarray) -> bytes:
-    """The row of a token file for token embeddings `(T, D)`; nine digits bring back every float32."""
-    numbers = " ".join([f"{value:.9g}" for value in tokens.ravel().tolist()])
-    return f"{tokens.shape[0]} {tokens.shape[1]} {numbers}\n".encode("ascii")

@@ -18,7 +18,7 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from dat_files import TOKEN_DIM, find_dat_files, read_label_file, read_token_file, write_dat_files
+from dat_files import TOKEN_DIM, find_dat_files, read_label_file, read_token_files, write_dat_files
 from errors import InputError
 from text_files import TextPairs, is_text, read_text_pairs
 from text_store import text_store
@@ -138,7 +138,7 @@ def open_dat_pairs(
             )
         labels = stated
     assert labels is not None
-    first, second = (read_token_file(path, dim=dim, cache_dir=cache_dir) for path in (files.first, files.second))
+    first, second = read_token_files([files.first, files.second], dim=dim, cache_dir=cache_dir)
     for path, store in ((files.first, first), (files.second, second)):
         _same_length(path, len(store), files.labels or files.sentences, len(labels))
     if first.dim != second.dim:

@@ -113,7 +113,7 @@ class TokenStoreWriter:
         """Add one sentence: its token embeddings `(T, D)`, float32; all-zero rows at its end are padding and left out."""
         while len(tokens) and not tokens[-1].any():
             tokens = tokens[:-1]
-        block = np.ascontiguousarray(tokens, dtype="<f4").tobytes()
+        block = np.ascontiguousarray(tokens, dtype="<f4").reshape(-1).data
         self._file.write(block)
         self._starts.append(self._tokens)
         self._lengths.append(len(tokens))

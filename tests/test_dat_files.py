@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dat_files import find_dat_files, format_token_row, parse_token_row, read_label_file, read_token_file, recognise
+from dat_files import find_dat_files, read_label_file, read_token_file, read_token_files, recognise
 from data import open_pairs
 from errors import InputError
+from token_rows import format_token_row, parse_token_row
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
@@ -125,6 +126,21 @@ def test_a_second_opening_does_not_read_the_file_again(challenge, monkeypatch):
     before = open_pairs([challenge])
     monkeypatch.setattr("dat_files.parse_token_row", lambda *_: pytest.fail("read again"))
     assert same(open_pairs([challenge]), before)
+
+
+def test_large_files_read_in_processes_of_their_own_are_the_same(challenge, monkeypatch, tmp_path):
+    """And what is wrong with one of them is said in the same words."""
+    paths = [challenge / "tokens1.dat", challenge / "tokens2.dat"]
+    in_turn = read_token_files(paths, cache_dir=tmp_path / "in turn")
+    monkeypatch.setattr("dat_files.LARGE_FILE", 1)
+    monkeypatch.setattr("dat_files.cpu_count", lambda: 2)
+    together = read_token_files(paths, cache_dir=tmp_path / "together")
+    for one, other in zip(in_turn, together, strict=True):
+        assert np.array_equal(one.tokens[0], other.tokens[0]) and np.array_equal(one.digests, other.digests)
+    rows = paths[1].read_text().splitlines()
+    paths[1].write_text("\n".join([*rows[:2], rows[2].replace(" 768 ", " 767 ", 1), *rows[3:]]))
+    with pytest.raises(InputError, match=r"tokens2.dat:3: dim is 767, expected 768$"):
+        read_token_files(paths, cache_dir=tmp_path / "together")
 
 
 def test_a_changed_file_or_a_damaged_store_is_read_again(challenge):
