@@ -140,7 +140,55 @@ def distillation(first: Tensor, second: Tensor, labels: Tensor | None, guide: Te
     return F.mse_loss(sentences @ sentences.T, guide @ guide.T)
 
 
+def ranking(
+    first: Tensor,
+    second: Tensor,
+    labels: Tensor | None = None,
+    guide: Tensor | None = None,
+    *,
+    negatives: Tensor | None = None,
+    scale: float = 20.0,
+    symmetric: bool = False,
+    min_label: float = 0.0,
+) -> Tensor:
+    """Multiple negatives ranking, also called InfoNCE: each first sentence must pick its second among all documents.
+
+    The documents are the second sentences of the batch and the mined negatives of all its pairs. Pairs labelled below
+    `min_label` are no positives; their second sentence stays among the documents of the others. With a guide, a document
+    that the guide finds more similar to the sentence than its own is taken for a false negative and left out. Prefer it to
+    NT-Xent where the two sides differ, as questions and answers do. Range: 0 and more; 0 where no pair is a positive.
+
+    Source: Henderson et al. 2017, Efficient Natural Language Response Suggestion, eq. 4, on cosines; sentence-transformers'
+    MultipleNegativesRankingLoss; the guide: Solatorio 2024, GISTEmbed.
+
+    Args:
+        first: `(B, K)`, unit length.
+        second: `(B, K)`, unit length.
+        labels: `(B,)`, 0 to 5; only used with `min_label`.
+        guide: `(2B + B N, G)`, unit length, first sentences, then second ones, then negatives.
+        negatives: `(B, N, K)`, unit length, those of each pair.
+        scale: what cosines are multiplied by; the larger, the more the hardest negatives count.
+        symmetric: also each second sentence must pick its first among the first sentences; the mean of both.
+        min_label: label from which on a pair is a positive.
+    """
+    n = len(first)
+    documents = second if negatives is None else torch.cat([second, negatives.flatten(0, 1)])
+    is_positive = torch.ones(n, dtype=torch.bool, device=first.device) if labels is None else labels >= min_label
+    own = torch.arange(n, device=first.device)
+    forwards, backwards = scale * first @ documents.T, scale * second @ first.T
+    if guide is not None:
+        theirs = guide[:n] @ guide[n:].T
+        false_negative = theirs > theirs.gather(1, own[:, None])
+        forwards = forwards.masked_fill(false_negative, -torch.inf)
+        backwards = backwards.masked_fill((theirs[:, :n] > theirs[own, own]).T, -torch.inf)
+    if not is_positive.any():
+        return (first * second).sum() * 0
+    directions = [forwards, backwards] if symmetric else [forwards]
+    return torch.stack([F.cross_entropy(scores[is_positive], own[is_positive]) for scores in directions]).mean()
+
+
 LOSSES: dict[str, Callable[..., Tensor]] = {
+    "ranking": ranking,
     "nt_xent": nt_xent,
     "cosine_mse": cosine_mse,
     "hard_negative_margin": hard_negative_margin,
@@ -149,4 +197,5 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "distillation": distillation,
 }
 
+WITH_NEGATIVES = ("ranking",)  # they learn from mined negatives, where there are some
 WITHOUT_LABELS = ("distillation",)  # they need a guide instead, and learn from sentences without label too

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from pytorch_metric_learning.losses import NTXentLoss
 from scipy import stats
-from sentence_transformers.sentence_transformer.losses import CoSENTLoss
+from sentence_transformers.sentence_transformer.losses import CoSENTLoss, MultipleNegativesRankingLoss
 
-from losses import LOSSES, cosent, cosine_mse, distillation, hard_negative_margin, nt_xent, pearson
+from losses import LOSSES, cosent, cosine_mse, distillation, hard_negative_margin, nt_xent, pearson, ranking
 
 
 @pytest.fixture(params=[2, 5, 64])
@@ -117,6 +117,50 @@ def test_distillation_of_the_teacher_itself_is_zero(batch):
     assert distillation(first, second, labels, torch.cat([first, second])).item() == 0
 
 
+def negatives_of(first: torch.Tensor, n: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(n)
+    return F.normalize(torch.randn(len(first), n, first.shape[1], generator=generator, dtype=torch.float64), dim=2)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("n_negatives", [0, 1, 3])
+def test_ranking_agrees_with_sentence_transformers(batch, n_negatives, symmetric):
+    first, second, _ = batch
+    negatives = negatives_of(first, n_negatives) if n_negatives else None
+    directions = ("query_to_doc", "doc_to_query") if symmetric else ("query_to_doc",)
+    theirs = MultipleNegativesRankingLoss(model=None, scale=20.0, directions=directions, partition_mode="per_direction")
+    columns = [first, second, *(negatives.unbind(1) if n_negatives else ())]
+    expected = theirs.compute_loss_from_embeddings(columns, None)
+    torch.testing.assert_close(ranking(first, second, negatives=negatives, symmetric=symmetric), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_ranking_with_a_guide_and_labels_agrees_with_slow_obvious_code(batch, symmetric):
+    first, second, labels = batch
+    negatives = negatives_of(first, 2)
+    n, documents = len(first), torch.cat([second, *negatives])
+    guide = F.normalize(torch.randn(n + len(documents), 7, dtype=torch.float64), dim=1)
+    losses = []
+    for queries, others, mine, theirs in (
+        (first, documents, guide[:n], guide[n:]),
+        (second, first, guide[n : 2 * n], guide[:n]),
+    )[: 1 + symmetric]:
+        for i in range(n):
+            if labels[i] >= 2:
+                kept = [j for j in range(len(others)) if not mine[i] @ theirs[j] > mine[i] @ theirs[i]]
+                total = sum(math.exp(10 * queries[i] @ others[j]) for j in kept)
+                losses.append(math.log(total) - 10 * float(queries[i] @ others[i]))
+    loss = ranking(first, second, labels, guide, negatives=negatives, scale=10, min_label=2, symmetric=symmetric)
+    assert loss.item() == pytest.approx(sum(losses) / max(1, len(losses)), abs=1e-9)
+
+
+def test_ranking_without_positives_is_zero():
+    first = F.normalize(torch.randn(3, 4), dim=1).requires_grad_()
+    loss = ranking(first, first.roll(1, 0), torch.zeros(3), min_label=1)
+    loss.backward()
+    assert loss.item() == 0 and torch.equal(first.grad, torch.zeros_like(first))
+
+
 def test_hard_negative_margin_of_one_pair_is_zero():
     one = F.normalize(torch.randn(1, 4), dim=1)
     assert hard_negative_margin(one, -one).item() == 0
@@ -131,7 +175,7 @@ def test_losses_do_not_depend_on_the_order_of_pairs(batch, name):
     torch.testing.assert_close(shuffled, LOSSES[name](first, second, labels, guide))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "ranking"])  # its sides are queries and documents
 def test_losses_do_not_depend_on_which_sentence_is_first(batch, name):
     first, second, labels = batch
     guide = guide_of(first)
