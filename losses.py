@@ -188,8 +188,8 @@ def ranking(
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
-    "ranking": ranking,
     "nt_xent": nt_xent,
+    "ranking": ranking,
     "cosine_mse": cosine_mse,
     "hard_negative_margin": hard_negative_margin,
     "cosent": cosent,
