@@ -20,6 +20,7 @@ from scipy.sparse.csgraph import connected_components
 
 from dat_files import TOKEN_DIM, find_dat_files, read_label_file, read_token_files, write_dat_files
 from errors import InputError
+from sampling import batches_without_duplicates, random_batches
 from text_files import TextPairs, is_text, read_text_pairs
 from text_store import text_store
 from token_store import TokenStore, open_store, unpack_json
@@ -51,6 +52,7 @@ class PairData:
         labels: `(n,)`, float32, similarity 0-5.
         sentences: the text of each sentence in `tokens`, where it is known.
         lessons: what a teacher says of them, where there is one.
+        negatives: `(n, N)`, sentence numbers of mined negatives of each pair, where there are some.
     """
 
     tokens: TokenStore
@@ -59,6 +61,7 @@ class PairData:
     labels: np.ndarray
     sentences: Sequence[str] | None = None
     lessons: Lessons | None = None
+    negatives: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -66,7 +69,9 @@ class PairData:
     def select(self, rows: np.ndarray) -> PairData:
         """Only the pairs `rows` (numbers or a mask)."""
         lessons = None if self.lessons is None else replace(self.lessons, pairs=self.lessons.pairs[rows])
-        return replace(self, first=self.first[rows], second=self.second[rows], labels=self.labels[rows], lessons=lessons)
+        negatives = None if self.negatives is None else self.negatives[rows]
+        first, second, labels = self.first[rows], self.second[rows], self.labels[rows]
+        return replace(self, first=first, second=second, labels=labels, lessons=lessons, negatives=negatives)
 
     def text(self) -> TextPairs:
         """The pairs as text.
@@ -200,59 +205,74 @@ def sentence_groups(pairs: PairData) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """B pairs and U pairs of sentences without label, their 2 (B + U) sentences padded in buckets of similar length.
+    """B pairs with N negatives each and U pairs of sentences without label, padded in buckets of similar length.
 
     Attributes:
-        buckets: token embeddings `(b, T, D)` and lengths `(b,)`, all buckets together 2 (B + U) sentences; T differs from one
-            to the next.
-        position: `(2 (B + U),)`, where in the buckets, one after the other, the first sentence of each pair is, then the
-            second of each; those without label come last on each side.
+        buckets: token embeddings `(b, T, D)` and lengths `(b,)`, all buckets together 2 (B + U) + B N sentences; T differs
+            from one to the next.
+        position: `(2 (B + U) + B N,)`, where in the buckets, one after the other, the first sentence of each pair is, then
+            the second of each, those without label last on each side; then the negatives, pair after pair.
         labels: `(B,)`, 0-5.
+        n_negatives: N.
         teacher: `(2 (B + U), G)`, a teacher's vectors in the order of `position`, where there is one.
     """
 
     buckets: list[tuple[torch.Tensor, torch.Tensor]]
     position: torch.Tensor
     labels: torch.Tensor
+    n_negatives: int = 0
     teacher: torch.Tensor | None = None
 
 
 def training_batches(
-    pairs: PairData, batch_size: int, rng: np.random.Generator, buckets: int = 4, unlabelled: int = 0
+    pairs: PairData,
+    batch_size: int,
+    rng: np.random.Generator,
+    *,
+    buckets: int = 4,
+    bucket_size: int | None = None,
+    unlabelled: int = 0,
+    without_duplicates: bool = False,
 ) -> Iterator[PairBatch]:
     """All pairs once, in random order.
 
     Which pairs meet in a batch is left to chance: batches of one length would compare news with news and captions with
-    captions only. Padding is saved within the batch instead. A last batch of a single pair is left out, because no
-    loss over a batch can learn from it.
+    captions only. Padding is saved within the batch instead.
 
     Args:
         pairs: the training pairs.
         batch_size: pairs in a batch, B.
         rng: source of the order.
-        buckets: how many buckets a batch is padded in.
+        buckets: how many buckets a batch is padded in,
+        bucket_size: and how many sentences a bucket may have; more buckets are made for that.
         unlabelled: pairs of sentences without label beside them, U, drawn at random from the lessons, fewer where there are
             not so many.
+        without_duplicates: no sentence belongs to two pairs of a batch.
     """
-    order = rng.permutation(len(pairs))
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        if len(rows) == 1:
-            continue
-        sentences, teacher = np.stack([pairs.first[rows], pairs.second[rows]]), None
+    if without_duplicates:
+        sentences = [pairs.first[:, None], pairs.second[:, None]] + ([] if pairs.negatives is None else [pairs.negatives])
+        batches = batches_without_duplicates(pairs.tokens.digests[np.concatenate(sentences, axis=1)], batch_size, rng)
+    else:
+        batches = random_batches(len(pairs), batch_size, rng)
+    for rows in batches:
+        sides, teacher, negatives = np.stack([pairs.first[rows], pairs.second[rows]]), None, np.empty((len(rows), 0), np.int64)
         if pairs.lessons is not None:
             available = len(pairs.lessons.unlabelled)
             drawn = rng.choice(available, (2, min(unlabelled, available // 2)), replace=False)
-            sentences = np.concatenate([sentences, pairs.lessons.unlabelled[drawn]], axis=1)
+            sides = np.concatenate([sides, pairs.lessons.unlabelled[drawn]], axis=1)
             vectors = np.concatenate([pairs.lessons.pairs[rows].swapaxes(0, 1), pairs.lessons.vectors[drawn]], axis=1)
             teacher = torch.from_numpy(np.concatenate([*vectors]))
-        sentences = sentences.ravel()
-        by_length = np.argsort(pairs.tokens.lengths[sentences], kind="stable")
+        if pairs.negatives is not None:
+            negatives = pairs.negatives[rows]
+        everything = np.concatenate([sides.ravel(), negatives.ravel()])
+        by_length = np.argsort(pairs.tokens.lengths[everything], kind="stable")
         position = np.empty_like(by_length)
         position[by_length] = np.arange(len(by_length))
+        n_buckets = max(buckets, -(-len(everything) // bucket_size) if bucket_size else 0)
         yield PairBatch(
-            buckets=[pairs.tokens.padded(sentences[bucket]) for bucket in np.array_split(by_length, buckets) if len(bucket)],
+            buckets=[pairs.tokens.padded(everything[bucket]) for bucket in np.array_split(by_length, n_buckets) if len(bucket)],
             position=torch.from_numpy(position),
             labels=torch.from_numpy(pairs.labels[rows]),
+            n_negatives=negatives.shape[1],
             teacher=teacher,
         )

@@ -49,6 +49,7 @@ class Phase:
         select: what the best weights are chosen by on the validation pairs after each epoch.
         min_label: train on pairs with at least this label, 0-5.
         unlabelled: pairs of sentences without label beside each batch, where a teacher has some for distillation.
+        without_duplicates: no sentence belongs to two pairs of a batch.
     """
 
     epochs: int = 1
@@ -56,6 +57,7 @@ class Phase:
     select: Literal["spearman", "loss", "none"] = "spearman"
     min_label: float = 0.0
     unlabelled: int = 0
+    without_duplicates: bool = False
 
 
 @dataclass
@@ -74,6 +76,8 @@ class Recipe:
         weight_decay: of AdamW.
         clip_norm: the largest norm of the gradient.
         accumulation: batches in a step of the optimiser.
+        sentences_at_a_time: encode a batch in parts of this many sentences: large batches in little memory, for twice the
+            time; 0 the whole batch at once.
         validation_fraction: part of the pairs to validate on where no validation pairs are given.
         seed: of everything random.
     """
@@ -89,6 +93,7 @@ class Recipe:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     accumulation: int = 1
+    sentences_at_a_time: int = 0
     validation_fraction: float = 0.1
     seed: int = 0
 
@@ -205,7 +210,7 @@ def preset_path(name: str) -> Path:
 def check_recipe(recipe: Recipe) -> None:
     """Raise InputError for the first field that cannot be trained with."""
     positive = ("batch_size", "learning_rate", "clip_norm", "accumulation")
-    not_negative = ("min_learning_rate", "warmup_epochs", "weight_decay", "seed")
+    not_negative = ("min_learning_rate", "warmup_epochs", "weight_decay", "seed", "sentences_at_a_time")
     for name in (*positive, *not_negative):
         value, least = getattr(recipe, name), "above 0" if name in positive else "0 or more"
         if not (value > 0 if name in positive else value >= 0):
@@ -254,6 +259,7 @@ def _check_phase(place: str, phase: Phase) -> None:
             raise InputError(f"{place}.losses: no loss {name!r}, expected one of {', '.join(LOSSES)}")
         parameters = inspect.signature(LOSSES[name]).parameters.values()
         known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+        known = [option for option in known if option != "negatives"]  # data, not a setting
         for option in term.options:
             if option not in known:
                 raise InputError(f"{place}.losses.{name}: no option {option!r}, expected one of {', '.join(known) or 'none'}")

@@ -14,9 +14,11 @@ from data import PairBatch, PairData, training_batches
 from encoding import device_of, encode_pairs
 from errors import InputError
 from evaluate import Scores, score, score_vectors
-from losses import LOSSES, WITHOUT_LABELS
+from gradient_cache import backward_in_parts
+from losses import LOSSES, WITH_NEGATIVES, WITHOUT_LABELS
 from model import SentenceEncoder, mean_pooling
 from recipe import Phase, Recipe
+from sampling import count_batches
 from schedulers import CosineAnnealingWarmupLR
 
 
@@ -144,8 +146,7 @@ class Trainer:
         return pairs
 
     def _batches_per_epoch(self, phase: str) -> int:
-        whole, rest = divmod(len(self.phase_pairs[phase]), self.recipe.batch_size)
-        return whole + (rest > 1)
+        return count_batches(len(self.phase_pairs[phase]), self.recipe.batch_size)
 
     def _steps_per_epoch(self, phase: str) -> int:
         return -(-self._batches_per_epoch(phase) // self.recipe.accumulation)
@@ -196,43 +197,66 @@ class Trainer:
         """One pass over the phase's pairs; the mean loss."""
         # A generator for each epoch: the order does not depend on what was drawn before.
         rng = np.random.default_rng([self.recipe.seed, epoch])
-        pairs = self.phase_pairs[name]
+        pairs, recipe = self.phase_pairs[name], self.recipe
         losses: list[float] = []
-        last = self._batches_per_epoch(name)
         self.encoder.train()
-        batches = training_batches(pairs, self.recipe.batch_size, rng, unlabelled=self.phases[name].unlabelled)
+        batches = training_batches(
+            pairs,
+            recipe.batch_size,
+            rng,
+            bucket_size=recipe.sentences_at_a_time or None,
+            unlabelled=phase.unlabelled,
+            without_duplicates=phase.without_duplicates,
+        )
         for number, batch in enumerate(batches, start=1):
-            guides = self._guides_of(phase, batch)
-            loss = phase_loss(phase, *self._encode_batch(batch), guides, number)
-            (loss / self.recipe.accumulation).backward()
-            if number % self.recipe.accumulation == 0 or number == last:
-                nn.utils.clip_grad_norm_(self.encoder.parameters(), self.recipe.clip_norm)
-                self.optimizer.step()
-                self.schedule.step()
-                self.optimizer.zero_grad()
-            losses.append(loss.item())
+            losses.append(self._backward(phase, batch, number))
+            if number % recipe.accumulation == 0:
+                self._step()
             if self.on_step:
                 self.on_step(name, losses[-1], self.latest_spearman)
+        if len(losses) % recipe.accumulation:
+            self._step()
         return float(np.mean(losses))
 
-    def _encode_batch(self, batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """First and second sentence vectors `(B + U, K)` each, and labels `(B,)`."""
-        first, second = self._vectors(self.encoder, batch).chunk(2)
-        return first, second, batch.labels.to(first.device)
+    def _backward(self, phase: Phase, batch: PairBatch, number: int) -> float:
+        """Add the gradient of a batch to the weights; its loss."""
+        device = device_of(self.encoder)
+        guides = {name: _in_columns(vectors, batch) for name, vectors in self._guides_of(phase, batch).items()}
+        position, labels = batch.position.to(device), batch.labels.to(device)
+
+        def loss_of(vectors: Tensor) -> Tensor:
+            return phase_loss(phase, _in_columns(vectors[position], batch), labels, guides, number) / self.recipe.accumulation
+
+        def encode(bucket: tuple[Tensor, Tensor]) -> Tensor:
+            return self.encoder(*(side.to(device) for side in bucket))
+
+        if self.recipe.sentences_at_a_time:
+            loss = backward_in_parts(batch.buckets, encode, loss_of)
+        else:
+            total = loss_of(self._vectors(self.encoder, batch))
+            total.backward()
+            loss = total.item()
+        return loss * self.recipe.accumulation
+
+    def _step(self) -> None:
+        nn.utils.clip_grad_norm_(self.encoder.parameters(), self.recipe.clip_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
 
     def _vectors(self, encoder: SentenceEncoder, batch: PairBatch) -> Tensor:
-        """`(2 (B + U), K)`, first sentences and then second sentences."""
+        """The sentence vectors of a batch, bucket after bucket; the head sees them together."""
         device = device_of(self.encoder)
         pooled = torch.cat([encoder.pool(tokens.to(device), lengths.to(device)) for tokens, lengths in batch.buckets])
-        return encoder.vectors(pooled)[batch.position.to(device)]
+        return encoder.vectors(pooled)
 
     def _guides_of(self, phase: Phase, batch: PairBatch) -> dict[str, Tensor]:
-        """What mean pooling and the teacher make of a batch, `(2 (B + U), G)` each, where a loss of the phase asks for it."""
-        guides, wanted = {}, _guide_names(phase)
+        """What mean pooling and the teacher make of a batch, in the order of `position`, where a loss of the phase asks for it."""
+        guides, wanted, device = {}, _guide_names(phase), device_of(self.encoder)
         if "baseline" in wanted:
-            guides["baseline"] = self._vectors(mean_pooling(self.training.tokens.dim), batch)
+            guides["baseline"] = self._vectors(mean_pooling(self.training.tokens.dim), batch)[batch.position.to(device)]
         if "teacher" in wanted and batch.teacher is not None:
-            guides["teacher"] = batch.teacher.to(device_of(self.encoder))
+            guides["teacher"] = batch.teacher.to(device)
         return guides
 
     def _finish_epoch(self, name: str, phase: Phase, epoch: int, loss: float) -> None:
@@ -273,30 +297,59 @@ class Trainer:
             sides += encode_pairs(mean_pooling(self.validation.tokens.dim), self.validation)
         losses = []
         for a, b, labels, *baseline in zip(*(side.split(self.recipe.batch_size) for side in sides), strict=True):
-            guides = {"baseline": torch.cat(baseline)} if baseline else {}
-            losses.append(phase_loss(phase, a, b, labels, guides, number=1).item())
+            guides = {"baseline": Columns(*baseline)} if baseline else {}
+            losses.append(phase_loss(phase, Columns(a, b), labels, guides, number=1).item())
         return float(np.mean(losses))
 
 
-def phase_loss(phase: Phase, first: Tensor, second: Tensor, labels: Tensor, guides: Mapping[str, Tensor], number: int) -> Tensor:
+@dataclass(frozen=True)
+class Columns:
+    """Vectors of a batch: B pairs, U without label below them, and N negatives of each of the B.
+
+    Attributes:
+        first: `(B + U, K)`.
+        second: `(B + U, K)`.
+        negatives: `(B, N, K)`, None where there are none.
+    """
+
+    first: Tensor
+    second: Tensor
+    negatives: Tensor | None = None
+
+    def joined(self, n: int, with_negatives: bool) -> Tensor:
+        """The first n first sentences, the first n second ones, the negatives if asked for: as losses take a guide."""
+        negatives = [] if self.negatives is None or not with_negatives else [self.negatives.flatten(0, 1)]
+        return torch.cat([self.first[:n], self.second[:n], *negatives])
+
+
+def _in_columns(vectors: Tensor, batch: PairBatch) -> Columns:
+    """Vectors in the order of a batch's `position`; a teacher has none of negatives."""
+    n_negatives = len(batch.labels) * batch.n_negatives
+    sides = vectors[: len(batch.position) - n_negatives]
+    negatives = vectors[len(sides) :].unflatten(0, (len(batch.labels), batch.n_negatives)) if len(vectors) > len(sides) else None
+    first, second = sides.chunk(2)
+    return Columns(first, second, negatives)
+
+
+def phase_loss(phase: Phase, vectors: Columns, labels: Tensor, guides: Mapping[str, Columns], number: int) -> Tensor:
     """The weighted sum of a phase's losses on one batch.
 
     Args:
         phase: names the losses.
-        first: `(B + U, K)`, the last U without label.
-        second: `(B + U, K)`.
+        vectors: of the batch.
         labels: `(B,)`.
-        guides: `(2 (B + U), G)` by name, baseline or teacher; a term whose guide is not here is left out.
+        guides: vectors of others by name, baseline or teacher; a term whose guide is not here is left out.
         number: the batch's number in the epoch, from 1; a term with `every` n counts on every n-th.
     """
-    total = first.new_zeros(())
+    total = vectors.first.new_zeros(())
     for name, term in phase.losses.items():
         if number % term.every == 0 and (term.guide == "none" or term.guide in guides):
-            n = len(first) if name in WITHOUT_LABELS else len(labels)
-            guide = guides.get(term.guide)
-            if guide is not None:
-                guide = torch.cat([side[:n] for side in guide.chunk(2)])
-            total = total + term.weight * LOSSES[name](first[:n], second[:n], labels, guide, **term.options)
+            n = len(vectors.first) if name in WITHOUT_LABELS else len(labels)
+            takes_negatives = name in WITH_NEGATIVES
+            guide = guides[term.guide].joined(n, takes_negatives) if term.guide != "none" else None
+            more = {"negatives": vectors.negatives} if takes_negatives else {}
+            loss = LOSSES[name](vectors.first[:n], vectors.second[:n], labels, guide, **more, **term.options)
+            total = total + term.weight * loss
     return total
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from backbone import DEFAULT_BACKBONE, source_of
 from data import PairData
 from recipe import Phase, Recipe
-from training import Trainer, phase_loss
+from training import Columns, Trainer, phase_loss
 
 FINE_TUNED_BATCHES = 8
 
@@ -42,7 +42,7 @@ class PlainTrainer(Trainer):
         losses = []
         self.encoder.train()
         for number, (first, second, labels) in enumerate(loader, start=1):
-            loss = phase_loss(phase, self.encoder(first), self.encoder(second), labels, {}, number)
+            loss = phase_loss(phase, Columns(self.encoder(first), self.encoder(second)), labels, {}, number)
             self.optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.encoder.parameters(), self.recipe.clip_norm)

@@ -143,7 +143,7 @@ def test_the_split_is_near_the_fraction_and_follows_the_seed(make_pairs):
 def test_batches_hold_every_pair_once_with_its_tokens_and_label(make_pairs, links, batch_size, buckets, seed):
     pairs = make_pairs(*np.array(links).T)
     seen = []
-    for batch in training_batches(pairs, batch_size, np.random.default_rng(seed), buckets):
+    for batch in training_batches(pairs, batch_size, np.random.default_rng(seed), buckets=buckets):
         rows = [sentence for tokens, _ in batch.buckets for sentence in tokens]
         first, second = batch.position.chunk(2)
         assert 2 <= len(batch.labels) <= batch_size and len(rows) == 2 * len(batch.labels)

@@ -15,13 +15,14 @@ from conftest import last_line, learnable_pairs, run_script, store_pairs
 
 from checkpoint import load_encoder
 from data import Lessons, PairData, open_pairs, write_dat_pairs
-from encoding import encode_pairs
+from encoding import encode, encode_pairs
 from errors import InputError
 from evaluate import score
+from gradient_cache import backward_in_parts
 from losses import LOSSES
-from model import EncoderConfig, mean_pooling
+from model import EncoderConfig, SentenceEncoder, mean_pooling
 from recipe import LossTerm, Phase, Recipe
-from training import Trainer, phase_loss
+from training import Columns, Trainer, phase_loss
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +167,7 @@ def test_phase_loss_is_the_weighted_sum_and_every_counts_batches():
     margin = LOSSES["hard_negative_margin"](first, second, labels, margin=0.7)
     for number in range(1, 7):
         expected = 2 * mse + (margin if number in (3, 6) else 0)
-        torch.testing.assert_close(phase_loss(phase, first, second, labels, {}, number), expected)
+        torch.testing.assert_close(phase_loss(phase, Columns(first, second), labels, {}, number), expected)
 
 
 def test_accumulated_batches_make_fewer_steps(sides):
@@ -306,10 +307,14 @@ def test_phase_loss_gives_sentences_without_label_to_distillation_only():
     guide, labels = torch.nn.functional.normalize(torch.randn(14, 3, generator=generator), dim=1), torch.arange(4.0)
     phase = Phase(losses={"cosent": LossTerm(), "distillation": LossTerm(weight=3, guide="teacher")})
     expected = LOSSES["cosent"](first[:4], second[:4], labels) + 3 * LOSSES["distillation"](first, second, None, guide)
-    torch.testing.assert_close(phase_loss(phase, first, second, labels, {"teacher": guide}, 1), expected)
+    torch.testing.assert_close(
+        phase_loss(phase, Columns(first, second), labels, {"teacher": Columns(*guide.chunk(2))}, 1), expected
+    )
     masked = Phase(losses={"nt_xent": LossTerm(guide="baseline")})
     expected = LOSSES["nt_xent"](first[:4], second[:4], labels, torch.cat([guide[:4], guide[7:11]]))
-    torch.testing.assert_close(phase_loss(masked, first, second, labels, {"baseline": guide}, 1), expected)
+    torch.testing.assert_close(
+        phase_loss(masked, Columns(first, second), labels, {"baseline": Columns(*guide.chunk(2))}, 1), expected
+    )
 
 
 def test_a_guide_of_mean_pooling_masks_negatives(sides):
@@ -324,3 +329,62 @@ def test_a_guide_of_mean_pooling_masks_negatives(sides):
         expected = LOSSES["nt_xent"](*vectors.chunk(2), None, guide)
         assert expected < LOSSES["nt_xent"](*vectors.chunk(2)) - 0.01
         assert found == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_mined_negatives_reach_the_ranking_loss_with_their_guide(sides):
+    """Against the loss on vectors made by hand, on one batch of all pairs."""
+    pairs = sides[0]
+    pairs = replace(pairs, negatives=np.random.default_rng(0).integers(0, len(pairs.tokens), (len(pairs), 3)))
+    terms = {"ranking": LossTerm(guide="baseline", options={"scale": 7})}
+    one = recipe(batch_size=300, learning_rate=1e-12, phases={"ranking": Phase(losses=terms)})
+    trainer = Trainer(replace(one, encoder=replace(one.encoder, dropout=0.0)), pairs, sides[1])
+    loss = trainer.run().history[1].loss
+    columns, guides = [], []
+    for vectors, encoder in ((columns, trainer.encoder), (guides, mean_pooling(32))):
+        vectors += encode_pairs(encoder, pairs)
+        vectors.append(encode(encoder, pairs.tokens, pairs.negatives.ravel()))
+    expected = LOSSES["ranking"](
+        *columns[:2], None, torch.cat(guides), negatives=columns[2].unflatten(0, pairs.negatives.shape), scale=7
+    )
+    assert loss == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_batches_encoded_in_parts_have_the_same_gradients(dropout):
+    """As one graph over the same parts, with the same values dropped."""
+    torch.manual_seed(0)
+    encoder = SentenceEncoder(EncoderConfig(input_dim=8, output_dim=6, heads=2, hidden_dim=8, dropout=dropout)).double().train()
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    parts = [torch.randn(n, 4, 8, dtype=torch.float64) for n in (3, 5, 2)]
+
+    def loss_of(vectors: torch.Tensor) -> torch.Tensor:
+        first, second = vectors.chunk(2)
+        return LOSSES["ranking"](first, second, scale=5)
+
+    gradients, randoms = [], []
+    for in_parts in (True, False):
+        encoder.zero_grad()
+        torch.manual_seed(1)
+        if in_parts:
+            loss = backward_in_parts(parts, encoder, loss_of)
+        else:
+            whole = loss_of(torch.cat([encoder(part) for part in parts]))
+            whole.backward()
+            assert loss == pytest.approx(whole.item(), abs=1e-12)
+        gradients.append([parameter.grad.clone() for parameter in encoder.parameters()])
+        randoms.append(torch.rand(1).item())  # the generator goes on as if nothing had been encoded twice
+    assert randoms[0] == randoms[1]
+    for cached, plain in zip(*gradients, strict=True):
+        torch.testing.assert_close(cached, plain, atol=1e-12, rtol=1e-9)
+
+
+def test_training_in_parts_is_training(sides):
+    """Without dropout the parts make no difference, whatever their size."""
+    results = []
+    for size in (0, 7, 1000):
+        parted = recipe(sentences_at_a_time=size)
+        parted = replace(parted, encoder=replace(parted.encoder, dropout=0.0))
+        results.append([record.loss for record in Trainer(parted, *sides).run().history[1:]])
+    assert results[1] == pytest.approx(results[0], rel=1e-3)
+    assert results[2] == pytest.approx(results[0], rel=1e-3)
