@@ -31,6 +31,7 @@ def make_parser(prog: str, description: str) -> ArgumentParser:
         description=description,
         formatter_class=_HelpFormatter,
         exit_on_error=False,
+        allow_abbrev=False,  # a misspelt field of a recipe must not be taken for a longer one
     )
 
 

@@ -126,19 +126,19 @@ def parse_recipe(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Reci
     path = Path(chosen.config) if chosen.config else preset_path(chosen.preset)
     contents = read_recipe_file(path)
     try:
-        parser.parse_args(_as_arguments(contents))
+        parser.parse_args(as_arguments(contents))
     except argparse.ArgumentError as error:
         raise InputError(f"not a recipe: {error}", path=path) from error
     rest = _apply_phase_options(contents, rest)
-    options = parser.instantiate(parser.parse_args([*_as_arguments(contents), *rest]))
+    options = parser.instantiate(parser.parse_args([*as_arguments(contents), *rest]))
     options["preset"], options["config"] = chosen.preset, chosen.config
     recipe = Recipe(**{field.name: options[field.name] for field in fields(Recipe)})
     check_recipe(recipe)
     return recipe, options
 
 
-def read_recipe_file(path: Path) -> dict[str, Any]:
-    """The fields in a recipe file.
+def read_recipe_file(path: Path, nested: Sequence[str] = ("encoder",)) -> dict[str, Any]:
+    """The fields in a recipe file; those named `nested` have fields of their own.
 
     Raises:
         InputError: where it is missing or not a YAML mapping.
@@ -153,8 +153,9 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
         raise InputError(f"not YAML: {getattr(error, 'problem', error)}", path=path, line=line) from error
     if not isinstance(contents, dict):
         raise InputError("expected a recipe: a YAML mapping of fields to values", path=path)
-    if not isinstance(contents.get("encoder", {}), dict):
-        raise InputError("encoder is not a mapping, expected fields and values", path=path)
+    for key in nested:
+        if not isinstance(contents.get(key, {}), dict):
+            raise InputError(f"{key} is not a mapping, expected fields and values", path=path)
     return contents
 
 
@@ -184,16 +185,16 @@ def _apply_phase_options(contents: dict[str, Any], arguments: Sequence[str]) -> 
     return rest
 
 
-def _as_arguments(contents: dict[str, Any]) -> list[str]:
+def as_arguments(contents: dict[str, Any], nested: Sequence[str] = ("encoder",)) -> list[str]:
     """A recipe file's fields as a command line, so that both are checked by the same parser."""
-    flat = {key: value for key, value in contents.items() if key != "encoder"}
-    flat |= {f"encoder.{key}": value for key, value in contents.get("encoder", {}).items()}
+    flat = {key: value for key, value in contents.items() if key not in nested}
+    flat |= {f"{key}.{field}": value for key in nested for field, value in contents.get(key, {}).items()}
     return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in flat.items()]
 
 
 def preset_names() -> list[str]:
-    """The recipes in configs/."""
-    return sorted(config.stem for config in CONFIGS.glob("*.yaml"))
+    """The recipes in configs/; other programs have theirs there too, without phases."""
+    return sorted(config.stem for config in CONFIGS.glob("*.yaml") if "\nphases:" in config.read_text(encoding="utf-8"))
 
 
 def preset_path(name: str) -> Path:

@@ -43,12 +43,19 @@ def learnable_pairs(rng: np.random.Generator, n: int, dim: int = 32) -> tuple[li
     return sentences, numbers, numbers + 1, np.array(labels, dtype=np.float32)
 
 
-def store_pairs(path: Path, sentences: list[np.ndarray], first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> Path:
+def store_pairs(
+    path: Path,
+    sentences: list[np.ndarray],
+    first: np.ndarray,
+    second: np.ndarray,
+    labels: np.ndarray,
+    text: list[str] | None = None,
+) -> Path:
     """Write a pair store as prepare_data.py does."""
     with create_store(path, sentences[0].shape[1]) as writer:
         for tokens in sentences:
             writer.append(tokens)
-        names = [f"sentence {i}" for i in range(len(sentences))]
+        names = text or [f"sentence {i}" for i in range(len(sentences))]
         writer.finish({"first": first, "second": second, "labels": labels, "sentences": pack_json(names)}, {})
     return path
 

@@ -1,0 +1,75 @@
+"""Mine hard negatives: for each first sentence the most similar sentences that do not match it.
+
+Examples:
+
+    python mine_negatives.py --data questions.tsv --out negatives.tsv
+    python mine_negatives.py --data questions.tsv --model model.bin --num_negatives 5 --range_min 3 --absolute_margin 0.05
+
+The result has a row for each matching pair: sentence, match, negatives, separated by tabs. Other training tools read it too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from atomic import write_text_atomically
+from checkpoint import load_encoder
+from cli import make_parser, run_command
+from data import PairData, open_pairs
+from errors import InputError
+from mining import Mining
+from model import SentenceEncoder, mean_pooling
+from retrieval import with_mined_negatives
+
+BASELINE = "baseline"
+
+
+def mining_encoder(name: str, pairs: PairData) -> SentenceEncoder:
+    """Mean pooling for `baseline`, else the encoder of a checkpoint.
+
+    Raises:
+        InputError: where the checkpoint is missing, or for tokens of another width.
+    """
+    if name == BASELINE:
+        return mean_pooling(pairs.tokens.dim)
+    encoder = load_encoder(name)
+    if encoder.config.input_dim != pairs.tokens.dim:
+        raise InputError(f"is for tokens {encoder.config.input_dim} wide, and these are {pairs.tokens.dim}", path=name)
+    return encoder
+
+
+def negative_rows(pairs: PairData, match_label: float) -> str:
+    """Text of the matching pairs and their negatives, a row for each."""
+    text, sentences = pairs.text(), pairs.sentences
+    assert sentences is not None and pairs.negatives is not None
+    rows = []
+    for row in np.flatnonzero(pairs.labels >= match_label):
+        fields = [text.first[row], text.second[row], *(sentences[number] for number in pairs.negatives[row])]
+        rows.append("\t".join(" ".join(field.split()) for field in fields) + "\n")
+    return "".join(rows)
+
+
+def main() -> None:
+    """Command line."""
+    parser = make_parser("mine_negatives.py", __doc__)
+    parser.add_argument("--data", nargs="+", required=True, help="labelled pairs with their text: a .tsv, .csv or .store file")
+    parser.add_argument("--model", default=BASELINE, help="what finds them: baseline (mean pooling), or a checkpoint")
+    parser.add_argument("--match_label", type=float, default=1.0, help="label from which on a pair matches")
+    parser.add_argument("--faiss", action="store_true", help="search with faiss, for large corpora (pip install faiss-cpu)")
+    parser.add_argument("--out", default="negatives.tsv", help="the file to write")
+    parser.add_class_arguments(Mining, None)
+    options = parser.parse_args()
+    mining = Mining(**{name: options[name] for name in Mining.__dataclass_fields__})
+    pairs = open_pairs(options.data)
+    if not (pairs.labels >= options.match_label).any():
+        raise InputError(f"no pair has a label of at least {options.match_label:g} (--match_label)", path=options.data[0])
+    encoder = mining_encoder(options.model, pairs)
+    pairs, mined = with_mined_negatives(encoder, pairs, options.match_label, mining, faiss=options.faiss)
+    write_text_atomically(Path(options.out), negative_rows(pairs, options.match_label))
+    print(f"{mined.report()}\n{options.out}: sentence, match, {mining.num_negatives} negatives")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,253 @@
+"""Train an encoder to find matches: questions that ask the same, a title's text. Ends with it beside mean pooling.
+
+Examples:
+
+    python train_retrieval.py --dataset questions.tsv
+    python train_retrieval.py --dataset questions.tsv --config mine.yaml --tensorboard
+    python train_retrieval.py --dataset questions.tsv --mine false --label_weight 0
+
+The dataset is labelled pairs of sentences, matching and not. Parts for validation and test are set aside so that no
+sentence is in two of them; then: scores of mean pooling, mining of hard negatives, training, scores.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import ArgumentError, ArgumentParser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from checkpoint import save_encoder
+from cli import make_parser, run_command
+from data import PairData, open_pairs, split_by_groups
+from errors import InputError
+from mine_negatives import BASELINE, mining_encoder
+from mining import Mining
+from model import EncoderConfig, mean_pooling
+from recipe import CONFIGS, LossTerm, Phase, Recipe, as_arguments, check_recipe, read_recipe_file
+from report import draw_history, write_history, write_metrics
+from retrieval import RetrievalScores, find_documents, score_retrieval, with_mined_negatives
+from training import Trainer
+
+MATCH, NO_MATCH = 5.0, 0.0  # labels in training
+NESTED = ("encoder", "mining")
+
+
+@dataclass
+class Pipeline:
+    """The retrieval pipeline.
+
+    Args:
+        dataset: labelled pairs: a .tsv, .csv or .store file.
+        sample_size: pairs to use, drawn at random; 0 all of them.
+        validation_size: part of the pairs to choose the best weights by.
+        test_size: part of the pairs to report on.
+        match_label: label from which on a pair matches.
+        seed: of everything random.
+        epochs: passes over the pairs.
+        batch_size: pairs in a batch.
+        sentences_at_a_time: encode a batch in parts of this many sentences, to bound its memory; 0 all at once.
+        learning_rate: the peak, after warm-up.
+        weight_decay: of AdamW.
+        warmup_ratio: part of the training that is warm-up.
+        encoder: what is trained; input_dim is taken from the data.
+        scale: of cosines in the ranking loss.
+        symmetric: the ranking loss also from match to sentence.
+        label_loss: the loss beside it on all labelled pairs.
+        label_weight: its weight; 0 leaves it out.
+        mask_false_negatives: leave out documents that mean pooling finds more similar than the match.
+        mine: find hard negatives.
+        mining_model: what finds them: baseline (mean pooling) or a checkpoint.
+        mining: which to take.
+    """
+
+    dataset: str = ""
+    sample_size: int = 0
+    validation_size: float = 0.1
+    test_size: float = 0.2
+    match_label: float = 1.0
+    seed: int = 0
+    epochs: int = 10
+    batch_size: int = 128
+    sentences_at_a_time: int = 0
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.01
+    warmup_ratio: float = 0.1
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    scale: float = 20.0
+    symmetric: bool = True
+    label_loss: Literal["cosent", "cosine_mse", "pearson"] = "cosent"
+    label_weight: float = 1.0
+    mask_false_negatives: bool = True
+    mine: bool = True
+    mining_model: str = BASELINE
+    mining: Mining = field(default_factory=Mining)
+
+    def recipe(self) -> Recipe:
+        """The same as a recipe of one phase.
+
+        Raises:
+            InputError: for a field that cannot be trained with.
+        """
+        options = {"scale": self.scale, "symmetric": float(self.symmetric), "min_label": MATCH}
+        losses = {"ranking": LossTerm(options=options, guide="baseline" if self.mask_false_negatives else "none")}
+        if self.label_weight:
+            losses[self.label_loss] = LossTerm(weight=self.label_weight)
+        recipe = Recipe(
+            encoder=self.encoder,
+            phases={"ranking": Phase(epochs=self.epochs, losses=losses, without_duplicates=True)},
+            batch_size=self.batch_size,
+            sentences_at_a_time=self.sentences_at_a_time,
+            learning_rate=self.learning_rate,
+            warmup_epochs=self.warmup_ratio * self.epochs,
+            weight_decay=self.weight_decay,
+            seed=self.seed,
+        )
+        check_recipe(recipe)
+        return recipe
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The dataset, and its parts without a sentence in common."""
+
+    everything: PairData
+    training: PairData
+    validation: PairData
+    test: PairData
+
+
+def open_parts(pipeline: Pipeline) -> Parts:
+    """Read the dataset and set validation and test apart.
+
+    Raises:
+        InputError: where it is missing, or has no matching or no other pairs.
+    """
+    if not pipeline.dataset:
+        raise InputError("no dataset; give --dataset FILE, labelled pairs of sentences")
+    for name in ("validation_size", "test_size"):
+        if not 0 < getattr(pipeline, name) <= 0.5:
+            raise InputError(f"{name} is {getattr(pipeline, name)}, expected above 0 and at most 0.5")
+    pairs = open_pairs([pipeline.dataset])
+    is_match = pairs.labels >= pipeline.match_label
+    if is_match.all() or not is_match.any():
+        what = "all" if is_match.all() else "none"
+        raise InputError(f"{what} of the pairs match (match_label {pipeline.match_label:g}), expected some", path=pipeline.dataset)
+    pairs = replace(pairs, labels=np.where(is_match, MATCH, NO_MATCH).astype(np.float32))
+    if pipeline.sample_size:
+        rows = np.random.default_rng(pipeline.seed).permutation(len(pairs))[: pipeline.sample_size]
+        pairs = pairs.select(np.sort(rows))
+    rest, test = split_by_groups(pairs, pipeline.test_size, pipeline.seed)
+    training, validation = split_by_groups(rest, pipeline.validation_size / (1 - pipeline.test_size), pipeline.seed)
+    return Parts(pairs, training, validation, test)
+
+
+def run(pipeline: Pipeline, folder: Path, out: Path, *, tensorboard: bool = False) -> dict[str, Any]:
+    """The whole pipeline; what it came to, as in its metrics.json."""
+    recipe = pipeline.recipe()
+    parts = open_parts(pipeline)
+    counts = ", ".join(f"{len(getattr(parts, name)):,} for {name}" for name in ("training", "validation", "test"))
+    print(f"{len(parts.everything):,} pairs: {counts}")
+    documents = find_documents(parts.everything.tokens, parts.everything, MATCH)
+    baseline = mean_pooling(parts.everything.tokens.dim)
+    scores = {part: {"mean pooling": score_retrieval(baseline, getattr(parts, part), documents, MATCH)} for part in PARTS}
+    training = parts.training
+    if pipeline.mine:
+        encoder = mining_encoder(pipeline.mining_model, training)
+        training, mined = with_mined_negatives(encoder, training, MATCH, pipeline.mining)
+        print(mined.report())
+    begin = time.perf_counter()
+    trainer = Trainer(recipe, training, parts.validation)
+    with tqdm(total=trainer.total_batches, unit="batch", disable=None) as bar, _log(folder, tensorboard) as log:
+
+        def show(phase: str, loss: float, spearman: float) -> None:
+            bar.set_postfix(loss=f"{loss:.3f}", validation=f"{spearman:.4f}", refresh=False)
+            bar.update()
+            log(bar.n, loss, spearman)
+
+        trainer.on_step = show
+        trained = trainer.run()
+    seconds = time.perf_counter() - begin
+    for part in PARTS:
+        scores[part]["encoder"] = score_retrieval(trained.encoder, getattr(parts, part), documents, MATCH)
+    size = save_encoder(out, trained.encoder)
+    write_history(folder / "history.csv", trained.history)
+    draw_history(folder / "training.png", trained.history, trained.baseline.spearman)
+    metrics = {
+        "pipeline": asdict(pipeline),
+        **{part: {name: asdict(values) for name, values in scores[part].items()} for part in PARTS},
+        "epoch": trained.epoch,
+        "fell_back": trained.fell_back,
+        "seconds": round(seconds, 1),
+        "bytes": size,
+    }
+    write_metrics(folder / "metrics.json", metrics)
+    print(f"\n{_table(scores)}\n{out}: {size / 2**20:.2f} MiB, trained in {seconds:.0f} s. Curve, history, figures: {folder}/")
+    return metrics
+
+
+PARTS = ("validation", "test")
+COLUMNS = {"mrr": "MRR@10", "recall": "recall@10", "ndcg": "nDCG@10", "average_precision": "average precision"}
+
+
+def _table(scores: dict[str, dict[str, RetrievalScores]]) -> str:
+    lines = [f"{'':24}" + "".join(f"{title:>19}" for title in COLUMNS.values())]
+    for part, rows in scores.items():
+        for name, values in rows.items():
+            lines.append(f"{part + ', ' + name:24}" + "".join(f"{getattr(values, column):19.4f}" for column in COLUMNS))
+    return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def _log(folder: Path, tensorboard: bool) -> Iterator[Callable[[int, float, float], None]]:
+    """A function that takes step, loss and validation Spearman to TensorBoard, or nowhere."""
+    if not tensorboard:
+        yield lambda step, loss, spearman: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError("--tensorboard needs a package that is not installed: pip install tensorboard") from error
+    with SummaryWriter(str(folder / "tensorboard")) as writer:
+
+        def log(step: int, loss: float, spearman: float) -> None:
+            writer.add_scalar("loss", loss, step)
+            writer.add_scalar("validation Spearman", spearman, step)
+
+        yield log
+
+
+def main() -> None:
+    """Command line."""
+    parser = make_parser("train_retrieval.py", __doc__)
+    parser.add_argument("--config", default=str(CONFIGS / "retrieval.yaml"), help="settings of your own, YAML")
+    parser.add_argument("--run_dir", help="folder for figures, history, curve (default: runs/retrieval- and date and time)")
+    parser.add_argument("--out", help="the checkpoint (default: model.bin in that folder)")
+    parser.add_argument("--tensorboard", action="store_true", help="write to TensorBoard too, in that folder")
+    parser.add_argument("--threads", type=int, default=1, help="threads for the arithmetic of training")
+    parser.add_class_arguments(Pipeline, None)
+    first = ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", default=str(CONFIGS / "retrieval.yaml"))
+    chosen, _ = first.parse_known_args(sys.argv[1:])
+    settings = as_arguments(read_recipe_file(Path(chosen.config), NESTED), NESTED)
+    try:
+        parser.parse_args(settings)
+    except ArgumentError as error:
+        raise InputError(" ".join(str(error).split()), path=chosen.config) from error
+    options = parser.instantiate(parser.parse_args([*settings, *sys.argv[1:]]))
+    pipeline = Pipeline(**{item.name: options[item.name] for item in fields(Pipeline)})
+    torch.set_num_threads(options.threads)
+    folder = Path(options.run_dir or f"runs/retrieval-{time.strftime('%Y%m%d-%H%M%S')}")
+    run(pipeline, folder, Path(options.out or folder / "model.bin"), tensorboard=options.tensorboard)
+
+
+if __name__ == "__main__":
+    run_command(main)
