@@ -3,6 +3,8 @@
 # make lint             check style and types
 # make study STSB=DIR   the study in results/sts.md, from DIR/train.csv, dev.csv, test.csv: hours on two cores, resumable
 # make model STSB=DIR   model.bin as it ships and its pictures: half an hour
+# make bench STSB=DIR   results/speed.md: everything that is said about speed, on an idle machine
+# make train-retrieval DATASET=FILE   train to find matches; train-tb with TensorBoard; mine for the negatives alone
 # make clean            remove what was made here, but not model.bin
 #
 # All of them install what they need into .venv once.
@@ -11,7 +13,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 STSB ?= data/stsb
 
-.PHONY: help train test lint study model clean
+.PHONY: help train test lint study model bench train-retrieval train-tb mine clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
@@ -60,6 +62,23 @@ model: stores/stsb/test.store stores/teacher-0/teacher.json
 	cp runs/model/training.png results/training.png
 	$(RUN) visualize_tsne.py --data stores/stsb/test.store --out results/tsne_map.png
 	$(RUN) evaluate.py --data stores/stsb/test.store --validation stores/stsb/dev.store --plot results/predictions.png
+
+bench: stores/stsb/test.store
+	.venv/bin/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	$(RUN) benchmarks/run.py --stsb stores/stsb --out results/speed.md
+
+# Finding matches: labelled pairs of sentences in DATASET.
+DATASET ?= data/questions.tsv
+
+train-retrieval: .venv/installed
+	$(RUN) train_retrieval.py --dataset $(DATASET)
+
+train-tb: .venv/installed
+	.venv/bin/pip install --quiet --disable-pip-version-check tensorboard==2.21.0
+	$(RUN) train_retrieval.py --dataset $(DATASET) --tensorboard
+
+mine: .venv/installed
+	$(RUN) mine_negatives.py --data $(DATASET) --out negatives.tsv
 
 clean:
 	rm -rf .venv runs stores data/starter/*.store
