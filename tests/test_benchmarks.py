@@ -1,0 +1,64 @@
+"""The benchmarks compare ways that do the same work; how long they take is not tested."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, learnable_pairs, random_sentences, store_pairs
+
+from data import open_pairs
+from model import EncoderConfig, SentenceEncoder
+from recipe import LossTerm, Phase, Recipe
+
+sys.path.append(str(ROOT / "benchmarks"))
+inference = pytest.importorskip("inference")
+growth, reading, timing, training_speed = (pytest.importorskip(name) for name in ("growth", "reading", "timing", "training_speed"))
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    return open_pairs([store_pairs(tmp_path / "pairs.store", *learnable_pairs(np.random.default_rng(0), 100))])
+
+
+def test_each_way_of_reading_finds_the_same_numbers():
+    row = reading.format_token_row(random_sentences(np.random.default_rng(0), 1)[0])
+    numbers = [reading._numbers(way, row) for way in ("fromstring", "floats", "loadtxt")]
+    assert all(np.array_equal(numbers[0], other) for other in numbers[1:])
+
+
+def test_the_ordinary_published_encoder_is_the_published_encoder():
+    torch.manual_seed(0)
+    ordinary, ours = inference.OrdinaryPublished(768).eval(), SentenceEncoder(EncoderConfig("published")).eval()
+    ours.pooling.token_encoder.load_state_dict(ordinary.project.state_dict())
+    ours.pooling.score.load_state_dict(ordinary.score.state_dict())
+    ours.head.load_state_dict(ordinary.out.state_dict())
+    tokens = torch.randn(5, 9, 768)
+    tokens[2, 4:] = 0
+    with torch.inference_mode():
+        torch.testing.assert_close(ordinary(tokens), ours(tokens), atol=1e-5, rtol=0)
+
+
+def test_the_plain_loop_trains_the_same_encoder(pairs):
+    encoder = EncoderConfig(output_dim=16, heads=4, hidden_dim=16, dropout=0.0)
+    phases = {"graded": Phase(epochs=6, losses={"cosent": LossTerm()})}
+    recipe = Recipe(encoder=encoder, phases=phases, batch_size=100, learning_rate=3e-3)
+    plain, ours = (kind(recipe, pairs, pairs).run() for kind in (training_speed.PlainTrainer, training_speed.Trainer))
+    for one, other in zip(plain.history, ours.history, strict=True):  # batches of all pairs: their order makes no difference
+        assert one.validation_spearman == pytest.approx(other.validation_spearman, abs=1e-3)
+
+
+@pytest.mark.parametrize("times", [1, 10])
+def test_a_part_of_the_data_has_its_own_sentences(pairs, times):
+    part = growth.first_part(pairs, times)
+    assert len(part) == 10 * times and len(part.tokens) == 20 * times
+    for row in range(len(part)):
+        assert np.array_equal(part.tokens.sentence(part.second[row]), pairs.tokens.sentence(pairs.second[row]))
+
+
+def test_medians_and_ranges():
+    timings = timing.time_in_turn({"a": lambda: None, "b": lambda: sum(range(10_000))}, repeats=5)
+    assert all(each.least <= each.median <= each.most for each in timings.values())
+    assert timing.table(("x", "y"), [("1", "2")]) == "| x | y |\n| --- | --- |\n| 1 | 2 |\n"
