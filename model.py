@@ -49,7 +49,7 @@ class EncoderConfig:
     architecture: str = "hybrid"
     input_dim: int = 768
     output_dim: int = 256
-    heads: int = 2
+    heads: int = 8
     hidden_dim: int = 512
     dropout: float = 0.2
 

@@ -229,7 +229,7 @@ def test_state_dict_is_tensors_and_rebuilds_the_encoder(encoder, tmp_path):
     [
         (EncoderConfig(output_dim=128), "output_dim is 128, here 256"),
         (EncoderConfig("published"), "architecture is 'published', here 'hybrid'"),
-        (EncoderConfig(heads=16, hidden_dim=64), "heads is 16, here 2; hidden_dim is 64, here 512"),
+        (EncoderConfig(heads=16, hidden_dim=64), "heads is 16, here 8; hidden_dim is 64, here 512"),
     ],
 )
 def test_loading_into_another_architecture_says_what_differs(other, difference):
