@@ -51,7 +51,8 @@ class Pipeline:
         validation_size: part of the pairs to choose the best weights by.
         test_size: part of the pairs to report on.
         match_label: label from which on a pair matches.
-        seed: of everything random.
+        split_seed: of the parts set aside, so that runs with other seeds are scored on the same.
+        seed: of everything else that is random.
         epochs: passes over the pairs.
         batch_size: pairs in a batch.
         sentences_at_a_time: encode a batch in parts of this many sentences, to bound its memory; 0 all at once.
@@ -74,6 +75,7 @@ class Pipeline:
     validation_size: float = 0.1
     test_size: float = 0.2
     match_label: float = 1.0
+    split_seed: int = 0
     seed: int = 0
     epochs: int = 10
     batch_size: int = 128
@@ -143,10 +145,10 @@ def open_parts(pipeline: Pipeline) -> Parts:
         raise InputError(f"{what} of the pairs match (match_label {pipeline.match_label:g}), expected some", path=pipeline.dataset)
     pairs = replace(pairs, labels=np.where(is_match, MATCH, NO_MATCH).astype(np.float32))
     if pipeline.sample_size:
-        rows = np.random.default_rng(pipeline.seed).permutation(len(pairs))[: pipeline.sample_size]
+        rows = np.random.default_rng(pipeline.split_seed).permutation(len(pairs))[: pipeline.sample_size]
         pairs = pairs.select(np.sort(rows))
-    rest, test = split_by_groups(pairs, pipeline.test_size, pipeline.seed)
-    training, validation = split_by_groups(rest, pipeline.validation_size / (1 - pipeline.test_size), pipeline.seed)
+    rest, test = split_by_groups(pairs, pipeline.test_size, pipeline.split_seed)
+    training, validation = split_by_groups(rest, pipeline.validation_size / (1 - pipeline.test_size), pipeline.split_seed)
     return Parts(pairs, training, validation, test)
 
 

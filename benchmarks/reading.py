@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from timing import table
+from timing import peak_memory, table
 
 from data import PairData
 from token_rows import format_token_row
@@ -79,22 +79,16 @@ def _measured_here(way: str, paths: list[Path]) -> None:
     if way == "project":
         import dat_files
         import token_store  # noqa: F401
-    before = _peak_memory()
+    before = peak_memory()
     begin = time.perf_counter()
     read(way, paths)
     seconds = time.perf_counter() - begin
-    memory = _peak_memory() - before
+    memory = peak_memory() - before
     if way == "project":
         # Each reading process has the imports of this one too; what it has beyond them is what reading takes.
         dat_files.get_reusable_executor().shutdown(wait=True)
         memory = max(memory, len(paths) * (resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss - before))
     print(json.dumps([seconds * SLOW.get(way, 1), memory / 1024]))
-
-
-def _peak_memory() -> int:
-    """Kilobytes that this process has held at most; getrusage would count its parent's before it began."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0])
 
 
 def run(pairs: PairData, megabytes: int = 400, repeats: int = 3) -> str:

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import growth
 import inference
+import mining_speed
 import reading
 import torch
 import training_speed
@@ -26,7 +27,7 @@ from data import open_pairs
 from errors import InputError
 from recipe import add_recipe_arguments, parse_recipe
 
-TABLES = ("inference", "training", "reading", "growth")
+TABLES = ("inference", "training", "reading", "mining", "growth")
 
 
 def main() -> None:
@@ -49,6 +50,7 @@ def main() -> None:
         "inference": ("Inference", lambda: inference.run(test, options.model)),
         "training": ("Training", lambda: training_speed.run(train, dev, recipe)),
         "reading": ("Reading .dat files", lambda: reading.run(train)),
+        "mining": ("Mining hard negatives", mining_speed.run),
         "growth": ("Growth", lambda: growth.run(train, dev, recipe, Path(options.out).with_suffix(".png"))),
     }
     text = f"# Speed\n\nMade by `make bench`: {os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}.\n"

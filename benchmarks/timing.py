@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -37,3 +38,9 @@ def time_in_turn(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Rows as a Markdown table."""
     return "".join(f"| {' | '.join(row)} |\n" for row in (header, ["---"] * len(header), *rows))
+
+
+def peak_memory() -> int:
+    """Kilobytes that this process has held at most (Linux); getrusage would count its parent's before it began."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])

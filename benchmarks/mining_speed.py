@@ -1,0 +1,96 @@
+"""Mining hard negatives: this project beside sentence-transformers on the same vectors, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timing import peak_memory, table
+from torch import Tensor
+
+ANCHORS, DOCUMENTS, DIM = 10_000, 100_000, 256
+WAYS = {"sentence-transformers, mine_hard_negatives": "theirs", "**this project**": "project"}
+
+
+class Table:
+    """As much of a SentenceTransformer as mining needs: sentences are numbers of rows, `a7` or `d7`."""
+
+    device = "cpu"
+
+    def __init__(self, anchors: Tensor, documents: Tensor) -> None:
+        self.rows = {"a": anchors.numpy(), "d": documents.numpy()}
+
+    def encode_query(self, sentences: list[str], **_: object) -> np.ndarray:
+        """Vectors of sentences that are all anchors, or all documents."""
+        return self.rows[sentences[0][0]][[int(sentence[1:]) for sentence in sentences]]
+
+    encode_document = encode_query
+
+    @staticmethod
+    def similarity(a: Tensor, b: Tensor) -> Tensor:
+        """All cosines."""
+        return torch.as_tensor(a) @ torch.as_tensor(b).T
+
+    @staticmethod
+    def similarity_pairwise(a: Tensor, b: Tensor) -> Tensor:
+        """Cosines of rows."""
+        return (torch.as_tensor(a) * torch.as_tensor(b)).sum(1)
+
+
+def vectors() -> tuple[Tensor, Tensor]:
+    """Anchors and documents of unit length; anchor i is near document i, its positive."""
+    rng = torch.Generator().manual_seed(0)
+    documents = F.normalize(torch.randn(DOCUMENTS, DIM, generator=rng), dim=1)
+    anchors = F.normalize(documents[:ANCHORS] + 0.07 * torch.randn(ANCHORS, DIM, generator=rng), dim=1)
+    return anchors, documents
+
+
+def mine(way: str) -> int:
+    """Three negatives for each anchor, one way; how many were found."""
+    anchors, documents = vectors()
+    if way == "project":
+        from mining import Mining, mine_negatives
+
+        positives = np.stack([np.arange(ANCHORS)] * 2, axis=1)
+        return int((mine_negatives(anchors, documents, positives, Mining(num_negatives=3)).negatives >= 0).sum())
+    from datasets import Dataset
+    from sentence_transformers.util import mine_hard_negatives
+
+    pairs = Dataset.from_dict({"anchor": [f"a{i}" for i in range(ANCHORS)], "positive": [f"d{i}" for i in range(ANCHORS)]})
+    model: object = Table(anchors, documents)
+    corpus = [f"d{i}" for i in range(DOCUMENTS)]
+    return len(mine_hard_negatives(pairs, model, corpus=corpus, num_negatives=3, faiss_batch_size=1024, verbose=False))  # type: ignore[arg-type]
+
+
+def run(repeats: int = 3) -> str:
+    """The table of mining."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    results: dict[str, list[tuple[float, float, int]]] = {way: [] for way in WAYS}
+    for _ in range(repeats):
+        for way, key in WAYS.items():
+            command = [sys.executable, __file__, key]
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, env=environment
+            )
+            results[way].append(tuple(json.loads(done.stdout.splitlines()[-1])))
+    rows = []
+    for way, values in results.items():
+        seconds = [value[0] for value in values]
+        spread = f"{statistics.median(seconds):.1f} ({min(seconds):.1f} - {max(seconds):.1f})"
+        rows.append((way, spread, f"{max(value[1] for value in values) / 1024:,.0f}", f"{values[0][2]:,}"))
+    title = f"{ANCHORS:,} anchors, {DOCUMENTS:,} documents of {DIM} dimensions"
+    return table((title, "seconds, median (range)", "peak memory, MB", "negatives"), rows)
+
+
+if __name__ == "__main__":
+    begin = time.perf_counter()
+    found = mine(sys.argv[1])
+    print(json.dumps([time.perf_counter() - begin, peak_memory(), found]))
