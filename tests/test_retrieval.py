@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import last_line, run_script, store_pairs
+from conftest import run_script, store_pairs
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
+import train_retrieval
+from cli import run_command
 from data import PairData, open_pairs, split_by_groups
 from encoding import encode, encode_pairs
 from mining import Mining
@@ -139,10 +142,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("options", BAD, ids=" ".join)
-def test_bad_settings_give_one_line(options, dataset, tmp_path):
+def test_bad_settings_give_one_line(options, dataset, tmp_path, monkeypatch, capsys):
     config = tmp_path / "mine.yaml"
     config.write_text("epochs: 1\nmining: {num_negative: 3}\n")
     given = [{"DATA": str(dataset), "CONFIG": str(config)}.get(option, option) for option in options]
-    done = run_script("train_retrieval.py", *given, "--run_dir", str(tmp_path / "run"))
-    assert BAD[options] in last_line(done)
+    monkeypatch.setattr(sys, "argv", ["train_retrieval.py", *given, "--run_dir", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as ended:
+        run_command(train_retrieval.main)
+    assert ended.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and BAD[options] in lines[0]
     assert not (tmp_path / "run").exists()
