@@ -23,14 +23,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import torch
 from numpy.lib import format as npy
 
 from atomic import write_atomically
 from errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT_VERSION = 1
 
@@ -75,6 +77,8 @@ class TokenStore:
 
         T is the length of the longest of them, at least 1.
         """
+        import torch  # here, because a process that only reads a file need not load it
+
         batch = np.zeros((len(indices), max(1, self.lengths[indices].max(initial=0)), self.dim), dtype=np.float32)
         for row, index in zip(batch, indices, strict=True):
             row[: self.lengths[index]] = self.sentence(index)

@@ -91,7 +91,7 @@ def _measured_here(way: str, paths: list[Path]) -> None:
     print(json.dumps([seconds * SLOW.get(way, 1), memory / 1024]))
 
 
-def run(pairs: PairData, megabytes: int = 400, repeats: int = 3) -> str:
+def run(pairs: PairData, megabytes: int = 1000, repeats: int = 3) -> str:
     """The table of reading: two files, as the challenge has."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in ("first.dat", "second.dat")]
