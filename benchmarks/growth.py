@@ -80,5 +80,5 @@ def draw(path: Path, seconds: dict[str, list[float]], slopes: dict[str, float]) 
     axes.set_xticks(TIMES, [f"{times}x" for times in TIMES])
     axes.set_xlabel("size of the data")
     axes.set_ylabel("seconds")
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)  # beside no line, however they run
     write_figure_atomically(path, figure)
