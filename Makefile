@@ -74,7 +74,6 @@ train-retrieval: .venv/installed
 	$(RUN) train_retrieval.py --dataset $(DATASET)
 
 train-tb: .venv/installed
-	.venv/bin/pip install --quiet --disable-pip-version-check tensorboard==2.21.0
 	$(RUN) train_retrieval.py --dataset $(DATASET) --tensorboard
 
 mine: .venv/installed

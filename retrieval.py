@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from torch import Tensor
 
 from data import PairData
-from encoding import encode, encode_pairs
+from encoding import encode
 from metrics import average_precision, ndcg, recall, reciprocal_rank
 from mining import NONE, Mined, Mining, mine_negatives
 from model import SentenceEncoder
@@ -69,13 +70,11 @@ class RetrievalScores:
     average_precision: float
 
 
-def score_retrieval(
-    encoder: SentenceEncoder, pairs: PairData, documents: Documents, match_label: float, k: int = 10
-) -> RetrievalScores:
+def score_retrieval(vectors: Tensor, pairs: PairData, documents: Documents, match_label: float, k: int = 10) -> RetrievalScores:
     """Query with the first sentence of each matching pair, among all documents but itself.
 
     Args:
-        encoder: the encoder.
+        vectors: `(m, K)`, unit length, those of the documents.
         pairs: labelled pairs.
         documents: of the token store of the pairs; they may be many more than those of the pairs.
         match_label: label from which on a pair matches.
@@ -85,7 +84,6 @@ def score_retrieval(
     queries = np.unique(documents.document_of[pairs.first[is_match]])
     n_relevant = np.bincount(documents.matches(queries)[:, 0], minlength=len(queries))
     queries, n_relevant = queries[n_relevant > 0], n_relevant[n_relevant > 0]  # some match only themselves, written twice
-    vectors = encode(encoder, pairs.tokens, documents.sentences)
     shown = np.empty((len(queries), k), dtype=bool)
     for start in range(0, len(queries), QUERIES_AT_A_TIME):
         rows = queries[start : start + QUERIES_AT_A_TIME]
@@ -93,7 +91,7 @@ def score_retrieval(
         cosines[torch.arange(len(rows)), torch.from_numpy(rows)] = -torch.inf
         found = cosines.topk(k, dim=1).indices.numpy()
         shown[start : start + len(rows)] = documents.group[found] == documents.group[rows, None]
-    first, second = encode_pairs(encoder, pairs)
+    first, second = (vectors[documents.document_of[side]] for side in (pairs.first, pairs.second))
     return RetrievalScores(
         mrr=reciprocal_rank(shown),
         recall=recall(shown, n_relevant),

@@ -23,15 +23,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jsonargparse.typing import PositiveInt
 from tqdm import tqdm
 
 from checkpoint import save_encoder
 from cli import make_parser, run_command
 from data import PairData, open_pairs, split_by_groups
+from encoding import encode
 from errors import InputError
 from mine_negatives import BASELINE, mining_encoder
 from mining import Mining
-from model import EncoderConfig, mean_pooling
+from model import EncoderConfig, SentenceEncoder, mean_pooling
 from recipe import CONFIGS, LossTerm, Phase, Recipe, as_arguments, check_recipe, read_recipe_file
 from report import draw_history, write_history, write_metrics
 from retrieval import RetrievalScores, find_documents, score_retrieval, with_mined_negatives
@@ -159,8 +161,14 @@ def run(pipeline: Pipeline, folder: Path, out: Path, *, tensorboard: bool = Fals
     counts = ", ".join(f"{len(getattr(parts, name)):,} for {name}" for name in ("training", "validation", "test"))
     print(f"{len(parts.everything):,} pairs: {counts}")
     documents = find_documents(parts.everything.tokens, parts.everything, MATCH)
-    baseline = mean_pooling(parts.everything.tokens.dim)
-    scores = {part: {"mean pooling": score_retrieval(baseline, getattr(parts, part), documents, MATCH)} for part in PARTS}
+    scores: dict[str, dict[str, RetrievalScores]] = {part: {} for part in PARTS}
+
+    def score_as(name: str, encoder: SentenceEncoder) -> None:
+        vectors = encode(encoder, parts.everything.tokens, documents.sentences)
+        for part in PARTS:
+            scores[part][name] = score_retrieval(vectors, getattr(parts, part), documents, MATCH)
+
+    score_as("mean pooling", mean_pooling(parts.everything.tokens.dim))
     training = parts.training
     if pipeline.mine:
         encoder = mining_encoder(pipeline.mining_model, training)
@@ -178,8 +186,7 @@ def run(pipeline: Pipeline, folder: Path, out: Path, *, tensorboard: bool = Fals
         trainer.on_step = show
         trained = trainer.run()
     seconds = time.perf_counter() - begin
-    for part in PARTS:
-        scores[part]["encoder"] = score_retrieval(trained.encoder, getattr(parts, part), documents, MATCH)
+    score_as("encoder", trained.encoder)
     size = save_encoder(out, trained.encoder)
     write_history(folder / "history.csv", trained.history)
     draw_history(folder / "training.png", trained.history, trained.baseline.spearman)
@@ -234,7 +241,7 @@ def main() -> None:
     parser.add_argument("--run_dir", help="folder for figures, history, curve (default: runs/retrieval- and date and time)")
     parser.add_argument("--out", help="the checkpoint (default: model.bin in that folder)")
     parser.add_argument("--tensorboard", action="store_true", help="write to TensorBoard too, in that folder")
-    parser.add_argument("--threads", type=int, default=1, help="threads for the arithmetic of training")
+    parser.add_argument("--threads", type=PositiveInt, default=1, help="threads for the arithmetic of training")
     parser.add_class_arguments(Pipeline, None)
     first = ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", default=str(CONFIGS / "retrieval.yaml"))

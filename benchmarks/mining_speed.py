@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import statistics
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timing import peak_memory, table
+from timing import measured_apart, median_and_range, peak_memory, table
 from torch import Tensor
 
 ANCHORS, DOCUMENTS, DIM = 10_000, 100_000, 256
@@ -72,19 +68,13 @@ def mine(way: str) -> int:
 
 def run(repeats: int = 3) -> str:
     """The table of mining."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    results: dict[str, list[tuple[float, float, int]]] = {way: [] for way in WAYS}
+    results: dict[str, list[list[float]]] = {way: [] for way in WAYS}
     for _ in range(repeats):
         for way, key in WAYS.items():
-            command = [sys.executable, __file__, key]
-            done = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, env=environment
-            )
-            results[way].append(tuple(json.loads(done.stdout.splitlines()[-1])))
+            results[way].append(measured_apart(__file__, key))
     rows = []
     for way, values in results.items():
-        seconds = [value[0] for value in values]
-        spread = f"{statistics.median(seconds):.1f} ({min(seconds):.1f} - {max(seconds):.1f})"
+        spread = median_and_range([value[0] for value in values])
         rows.append((way, spread, f"{max(value[1] for value in values) / 1024:,.0f}", f"{values[0][2]:,}"))
     title = f"{ANCHORS:,} anchors, {DOCUMENTS:,} documents of {DIM} dimensions"
     return table((title, "seconds, median (range)", "peak memory, MB", "negatives"), rows)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from timing import peak_memory, table
+from timing import measured_apart, median_and_range, peak_memory, table
 
 from data import PairData
 from token_rows import format_token_row
@@ -68,10 +66,7 @@ def _numbers(way: str, line: bytes) -> object:
 
 def measure(way: str, paths: list[Path]) -> tuple[float, float]:
     """Seconds, and megabytes of memory beyond what the imports take, of one way in a process of its own and its children."""
-    command = [sys.executable, __file__, way, *map(str, paths)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    seconds, megabytes = json.loads(done.stdout)
+    seconds, megabytes = measured_apart(__file__, way, *map(str, paths))
     return seconds, megabytes
 
 
@@ -107,7 +102,7 @@ def run(pairs: PairData, megabytes: int = 1000, repeats: int = 3) -> str:
     rows = [
         (
             way,
-            f"{medians[way]:.1f} ({min(values)[0]:.1f} - {max(values)[0]:.1f})",
+            median_and_range([seconds for seconds, _ in values]),
             f"{size / medians[way]:,.0f}",
             f"{reference / medians[way]:.2f}",
             f"{max(memory for _, memory in values):,.0f}",

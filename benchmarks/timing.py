@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +37,20 @@ def time_in_turn(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict
             way()
             seconds[name].append(time.perf_counter() - begin)
     return {name: Timing(statistics.median(values), min(values), max(values)) for name, values in seconds.items()}
+
+
+def median_and_range(values: Sequence[float]) -> str:
+    """As a table shows it."""
+    return f"{statistics.median(values):.1f} ({min(values):.1f} - {max(values):.1f})"
+
+
+def measured_apart(script: str, *arguments: str) -> list[float]:
+    """The JSON list that a benchmark prints last, run in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"{script} {' '.join(arguments)} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

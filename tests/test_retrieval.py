@@ -45,7 +45,7 @@ def questions(tmp_path_factory) -> PairData:
 def test_scores_agree_with_sentence_transformers(questions):
     part, _ = split_by_groups(questions, 0.4, seed=0)
     encoder, documents = mean_pooling(DIM), find_documents(questions.tokens, questions, 1)
-    found = score_retrieval(encoder, part, documents, 1)
+    found = score_retrieval(encode(encoder, part.tokens, documents.sentences), part, documents, 1)
     vectors = encode(encoder, questions.tokens, np.arange(len(questions.tokens)))
     queries = sorted(set(part.first[part.labels == 1].tolist()))
     topics = [sentence.split()[-1] for sentence in questions.sentences]
@@ -76,7 +76,9 @@ def test_a_query_whose_only_match_is_itself_written_twice_does_not_count(questio
             second=np.append(others.second, [lonely] * extra).astype(int),
             labels=np.append(others.labels, np.ones(extra, np.float32)),
         )
-        scores.append(score_retrieval(mean_pooling(DIM), pairs, find_documents(pairs.tokens, pairs, 1), 1).mrr)
+        documents = find_documents(pairs.tokens, pairs, 1)
+        vectors = encode(mean_pooling(DIM), pairs.tokens, documents.sentences)
+        scores.append(score_retrieval(vectors, pairs, documents, 1).mrr)
     assert scores[0] == scores[1] > 0
 
 
@@ -138,6 +140,7 @@ BAD = {
     ("--dataset", "DATA", "--mining.num_negatives", "100000"): "documents are too few for num_negatives 100000",
     ("--dataset", "DATA", "--mining_model", "nothing.bin"): "nothing.bin",
     ("--dataset", "DATA", "--config", "CONFIG"): "num_negative",
+    ("--dataset", "DATA", "--threads", "0"): "threads",
 }
 
 
