@@ -11,62 +11,34 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import shlex
 import statistics
-import subprocess
-import sys
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from atomic import write_figure_atomically, write_text_atomically
 from cli import make_parser, run_command
 from errors import InputError
+from many_runs import Run, run_all
 from summarise import markdown, summarise
-
-TRAIN = Path(__file__).with_name("train.py")
 
 
 @dataclass(frozen=True)
-class StudyRun:
+class StudyRun(Run):
     """One run of a study: an arm on a kind of tokens with a seed."""
 
     tokens: str
-    stores: Path
     arm: str
-    options: str
     seed: int
-    out: Path
-
-    @property
-    def folder(self) -> Path:
-        """Where its files go."""
-        return self.out / self.stores.name / self.arm / f"seed-{self.seed}"
-
-    def is_done(self) -> bool:
-        """Whether it has been run; metrics.json is what a run writes last."""
-        return (self.folder / "metrics.json").exists()
-
-    def command(self) -> list[str]:
-        """The command that runs it."""
-        parts = {"train": "--data", "dev": "--validation", "test": "--test"}
-        stores = [argument for part, option in parts.items() for argument in (option, str(self.stores / f"{part}.store"))]
-        options = shlex.split(self.options.replace("{seed}", str(self.seed)))
-        places = ["--run_dir", str(self.folder), "--out", str(self.folder / "model.bin")]
-        return [sys.executable, str(TRAIN), *options, "--seed", str(self.seed), *stores, *places]
 
     def metrics(self) -> dict[str, Any]:
         """What came out, under the names of the arm and the tokens."""
-        metrics = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
-        return {**metrics, "recipe": self.arm.replace("_", " "), "tokens": {"layers": self.tokens}}
+        return {**super().metrics(), "recipe": self.arm.replace("_", " "), "tokens": {"layers": self.tokens}}
 
 
 def read_study(path: Path) -> list[StudyRun]:
@@ -80,7 +52,7 @@ def read_study(path: Path) -> list[StudyRun]:
     try:
         study = yaml.safe_load(path.read_text(encoding="utf-8"))
         return [
-            StudyRun(str(tokens), Path(stores), str(arm), options or "", int(seed), Path(study["out"]))
+            _study_run(Path(study["out"]), str(tokens), Path(stores), str(arm), options or "", int(seed))
             for seed in study["seeds"]
             for tokens, stores in study["tokens"].items()
             for arm, options in study["arms"].items()
@@ -91,35 +63,15 @@ def read_study(path: Path) -> list[StudyRun]:
         raise InputError(f"not a study, expected out, seeds, tokens and arms ({error})", path=path) from error
 
 
-def run_all(runs: Iterable[StudyRun], workers: int) -> None:
-    """Run what is not done yet, `workers` at a time, each on one thread.
-
-    Raises:
-        InputError: where a run fails; what it printed is in its folder.
-    """
-    waiting = [run for run in runs if not run.is_done()]
-    with tqdm(total=len(waiting), unit="run", disable=None) as bar, ThreadPoolExecutor(workers) as pool:
-        try:
-            for run in pool.map(_run, waiting):
-                bar.set_postfix_str(f"{run.tokens} {run.arm} {run.seed}", refresh=False)
-                bar.update()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _run(run: StudyRun) -> StudyRun:
-    run.folder.mkdir(parents=True, exist_ok=True)
-    log = run.folder / "log.txt"
-    with log.open("wb") as file:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        status = subprocess.run(run.command(), stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
-    if status:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        raise InputError(
-            f"{run.arm} on {run.tokens}, seed {run.seed} ended with status {status}: {lines[-1] if lines else ''}", path=log
-        )
-    return run
+def _study_run(out: Path, tokens: str, stores: Path, arm: str, options: str, seed: int) -> StudyRun:
+    folder = out / stores.name / arm / f"seed-{seed}"
+    parts = {"train": "--data", "dev": "--validation", "test": "--test"}
+    data = [argument for part, option in parts.items() for argument in (option, str(stores / f"{part}.store"))]
+    arguments = (
+        *shlex.split(options.replace("{seed}", str(seed))),
+        *("--seed", str(seed), *data, "--out", str(folder / "model.bin")),
+    )
+    return StudyRun(f"{arm} on {tokens}, seed {seed}", folder, "train.py", arguments, tokens, arm, seed)
 
 
 def write_csv(path: Path, runs: list[StudyRun]) -> None:
@@ -171,8 +123,6 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time")
     parser.add_argument("--no_runs", action="store_true", help="run nothing: table, CSV and figure of the runs that are done")
     options = parser.parse_args()
-    if options.workers < 1:
-        raise InputError(f"--workers is {options.workers}, expected 1 or more")
     study = Path(options.study)
     runs = read_study(study)
     if not options.no_runs:
