@@ -18,6 +18,7 @@ from checkpoint import MAX_BYTES
 from errors import InputError
 from losses import LOSSES, WITHOUT_LABELS
 from model import EncoderConfig, SentenceEncoder
+from yaml_files import read_yaml
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -143,16 +144,7 @@ def read_recipe_file(path: Path, nested: Sequence[str] = ("encoder",)) -> dict[s
     Raises:
         InputError: where it is missing or not a YAML mapping.
     """
-    if not path.is_file():
-        raise InputError("no such file, expected a recipe in YAML", path=path)
-    try:
-        contents = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else None
-        raise InputError(f"not YAML: {getattr(error, 'problem', error)}", path=path, line=line) from error
-    if not isinstance(contents, dict):
-        raise InputError("expected a recipe: a YAML mapping of fields to values", path=path)
+    contents = read_yaml(path, "a recipe")
     for key in nested:
         if not isinstance(contents.get(key, {}), dict):
             raise InputError(f"{key} is not a mapping, expected fields and values", path=path)

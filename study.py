@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from matplotlib.figure import Figure
 
 from atomic import write_figure_atomically, write_text_atomically
@@ -26,6 +25,7 @@ from cli import make_parser, run_command
 from errors import InputError
 from many_runs import Run, run_all
 from summarise import markdown, summarise
+from yaml_files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,14 @@ def read_study(path: Path) -> list[StudyRun]:
     Raises:
         InputError: where the file is missing or not a study.
     """
-    if not path.is_file():
-        raise InputError("no such file, expected a study in YAML", path=path)
+    study = read_yaml(path, "a study")
     try:
-        study = yaml.safe_load(path.read_text(encoding="utf-8"))
         return [
             _study_run(Path(study["out"]), str(tokens), Path(stores), str(arm), options or "", int(seed))
             for seed in study["seeds"]
             for tokens, stores in study["tokens"].items()
             for arm, options in study["arms"].items()
         ]
-    except yaml.YAMLError as error:
-        raise InputError(f"not YAML: {getattr(error, 'problem', error)}", path=path) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"not a study, expected out, seeds, tokens and arms ({error})", path=path) from error
 

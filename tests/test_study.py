@@ -76,5 +76,5 @@ def test_a_run_that_fails_is_named_with_its_last_line(study, tmp_path):
 @pytest.mark.parametrize("text", ["", "[", "out: x", "out: x\nseeds: 3\ntokens: {}\narms: {}", "- 1"])
 def test_files_that_are_no_study(tmp_path, text):
     (tmp_path / "bad.yaml").write_text(text)
-    with pytest.raises(InputError, match=r"bad\.yaml: not (a study|YAML)"):
+    with pytest.raises(InputError, match=r"bad\.yaml:(\d+:)? (not a study|not YAML|expected a study)"):
         read_study(tmp_path / "bad.yaml")

@@ -1,0 +1,33 @@
+"""Settings in YAML files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from errors import InputError
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """The fields in a YAML file.
+
+    Args:
+        path: the file.
+        what: what it should be, for messages: a recipe.
+
+    Raises:
+        InputError: where it is missing or not a YAML mapping.
+    """
+    if not path.is_file():
+        raise InputError(f"no such file, expected {what} in YAML", path=path)
+    try:
+        contents = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else None
+        raise InputError(f"not YAML: {getattr(error, 'problem', error)}", path=path, line=line) from error
+    if not isinstance(contents, dict):
+        raise InputError(f"expected {what}: a YAML mapping of fields to values", path=path)
+    return contents
