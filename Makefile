@@ -4,7 +4,8 @@
 # make study STSB=DIR   the study in results/sts.md, from DIR/train.csv, dev.csv, test.csv: hours on two cores, resumable
 # make model STSB=DIR   model.bin as it ships and its pictures: half an hour
 # make bench STSB=DIR   results/speed.md: everything that is said about speed, on an idle machine
-# make train-retrieval DATASET=FILE   train to find matches; train-tb with TensorBoard; mine for the negatives alone
+# make train-retrieval DATASET=FILE   train to find matches; train-tb with TensorBoard; mine for the negatives alone;
+#                                     evaluate for the scores of MODEL=FILE on the parts that training sets aside
 # make clean            remove what was made here, but not model.bin
 #
 # All of them install what they need into .venv once.
@@ -13,7 +14,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 STSB ?= data/stsb
 
-.PHONY: help train test lint study model bench train-retrieval train-tb mine clean
+.PHONY: help train test lint study model bench train-retrieval train-tb evaluate mine clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
@@ -69,12 +70,16 @@ bench: stores/stsb/test.store
 
 # Finding matches: labelled pairs of sentences in DATASET.
 DATASET ?= data/questions.tsv
+MODEL ?= model.bin
 
 train-retrieval: .venv/installed
 	$(RUN) train_retrieval.py --dataset $(DATASET)
 
 train-tb: .venv/installed
 	$(RUN) train_retrieval.py --dataset $(DATASET) --tensorboard
+
+evaluate: .venv/installed
+	$(RUN) train_retrieval.py --dataset $(DATASET) --evaluate $(MODEL)
 
 mine: .venv/installed
 	$(RUN) mine_negatives.py --data $(DATASET) --out negatives.tsv

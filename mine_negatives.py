@@ -19,6 +19,7 @@ from checkpoint import load_encoder
 from cli import make_parser, run_command
 from data import PairData, open_pairs
 from errors import InputError
+from evaluate import check_fits
 from mining import Mining
 from model import SentenceEncoder, mean_pooling
 from retrieval import with_mined_negatives
@@ -30,13 +31,12 @@ def mining_encoder(name: str, pairs: PairData) -> SentenceEncoder:
     """Mean pooling for `baseline`, else the encoder of a checkpoint.
 
     Raises:
-        InputError: where the checkpoint is missing, or for tokens of another width.
+        InputError: where the checkpoint is missing, or for other tokens.
     """
     if name == BASELINE:
         return mean_pooling(pairs.tokens.dim)
     encoder = load_encoder(name)
-    if encoder.config.input_dim != pairs.tokens.dim:
-        raise InputError(f"is for tokens {encoder.config.input_dim} wide, and these are {pairs.tokens.dim}", path=name)
+    check_fits(encoder, pairs)
     return encoder
 
 

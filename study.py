@@ -24,7 +24,7 @@ from atomic import write_figure_atomically, write_text_atomically
 from cli import make_parser, run_command
 from errors import InputError
 from many_runs import Run, run_all
-from summarise import markdown, summarise
+from summarise import COLUMNS, markdown, summarise
 from yaml_files import read_yaml
 
 
@@ -127,7 +127,7 @@ def main() -> None:
     if not done:
         raise InputError("no run of this study is done", path=study)
     results = Path(options.results)
-    table = markdown(summarise([run.metrics() for run in done]))
+    table = markdown(COLUMNS, summarise([run.metrics() for run in done]))
     write_text_atomically(results / f"{study.stem}.md", table)
     write_csv(results / f"{study.stem}.csv", done)
     draw_study(results / f"{study.stem}.png", runs)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,21 +56,22 @@ def summarise(runs: list[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def _figures(runs: list[dict[str, Any]], encoder: str) -> list[str]:
-    return [_mean_and_deviation([run[part][encoder][metric] for run in runs]) for part, metric in SCORES]
+    return [mean_and_deviation([run[part][encoder][metric] for run in runs]) for part, metric in SCORES]
 
 
 def _spearman(runs: list[dict[str, Any]]) -> float:
     return statistics.mean(run["test"]["encoder"]["spearman"] for run in runs)
 
 
-def _mean_and_deviation(values: list[float]) -> str:
+def mean_and_deviation(values: list[float]) -> str:
+    """Mean and, of more than one value, standard deviation."""
     deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.4f}{deviation}"
 
 
-def markdown(rows: list[tuple[str, ...]]) -> str:
-    """Rows as a Markdown table."""
-    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *rows]
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Rows below the titles of their columns as a Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", help="folders of training runs, at any depth")
     parser.add_argument("--out", help="Markdown file to write as well")
     options = parser.parse_args()
-    table = markdown(summarise(read_runs(Path(folder) for folder in options.folders)))
+    table = markdown(COLUMNS, summarise(read_runs(Path(folder) for folder in options.folders)))
     if options.out:
         write_text_atomically(options.out, table)
     print(table, end="")

@@ -5,6 +5,7 @@ Examples:
     python train_retrieval.py --dataset questions.tsv
     python train_retrieval.py --dataset questions.tsv --config mine.yaml --tensorboard
     python train_retrieval.py --dataset questions.tsv --mine false --label_weight 0
+    python train_retrieval.py --dataset questions.tsv --evaluate model.bin
 
 The dataset is labelled pairs of sentences, matching and not. Parts for validation and test are set aside so that no
 sentence is in two of them; then: scores of mean pooling, mining of hard negatives, training, scores.
@@ -19,18 +20,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from jsonargparse.typing import PositiveInt
 from tqdm import tqdm
 
-from checkpoint import save_encoder
+from checkpoint import load_encoder, save_encoder
 from cli import make_parser, run_command
 from data import PairData, open_pairs, split_by_groups
 from encoding import encode
 from errors import InputError
+from evaluate import check_fits
 from mine_negatives import BASELINE, mining_encoder
 from mining import Mining
 from model import EncoderConfig, SentenceEncoder, mean_pooling
@@ -151,24 +153,57 @@ def open_parts(pipeline: Pipeline) -> Parts:
         pairs = pairs.select(np.sort(rows))
     rest, test = split_by_groups(pairs, pipeline.test_size, pipeline.split_seed)
     training, validation = split_by_groups(rest, pipeline.validation_size / (1 - pipeline.test_size), pipeline.split_seed)
+    print(f"{len(pairs):,} pairs: {len(training):,} for training, {len(validation):,} for validation, {len(test):,} for test")
     return Parts(pairs, training, validation, test)
+
+
+class Scoring:
+    """Scores of encoders on the parts set aside, each among the sentences of the whole dataset."""
+
+    PARTS = ("validation", "test")
+    COLUMNS: ClassVar = {"mrr": "MRR@10", "recall": "recall@10", "ndcg": "nDCG@10", "average_precision": "average precision"}
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.documents = find_documents(parts.everything.tokens, parts.everything, MATCH)
+        self.scores: dict[str, dict[str, RetrievalScores]] = {part: {} for part in self.PARTS}
+
+    def add(self, name: str, encoder: SentenceEncoder) -> None:
+        """Score an encoder under a name."""
+        vectors = encode(encoder, self.parts.everything.tokens, self.documents.sentences)
+        for part in self.PARTS:
+            self.scores[part][name] = score_retrieval(vectors, getattr(self.parts, part), self.documents, MATCH)
+
+    def figures(self) -> dict[str, dict[str, dict[str, float]]]:
+        """All scores: by part, name, metric."""
+        return {part: {name: asdict(values) for name, values in rows.items()} for part, rows in self.scores.items()}
+
+    def table(self) -> str:
+        """The scores for people."""
+        lines = [f"{'':24}" + "".join(f"{title:>19}" for title in self.COLUMNS.values())]
+        for part, rows in self.scores.items():
+            for name, values in rows.items():
+                lines.append(f"{part + ', ' + name:24}" + "".join(f"{getattr(values, column):19.4f}" for column in self.COLUMNS))
+        return "\n".join(lines) + "\n"
+
+
+def evaluate(pipeline: Pipeline, checkpoint: str) -> None:
+    """Print the scores of a checkpoint beside mean pooling's, on the parts that training sets aside."""
+    parts = open_parts(pipeline)
+    encoder = load_encoder(checkpoint)
+    check_fits(encoder, parts.everything)
+    scoring = Scoring(parts)
+    scoring.add("mean pooling", mean_pooling(parts.everything.tokens.dim))
+    scoring.add("encoder", encoder)
+    print(scoring.table(), end="")
 
 
 def run(pipeline: Pipeline, folder: Path, out: Path, *, tensorboard: bool = False) -> dict[str, Any]:
     """The whole pipeline; what it came to, as in its metrics.json."""
     recipe = pipeline.recipe()
     parts = open_parts(pipeline)
-    counts = ", ".join(f"{len(getattr(parts, name)):,} for {name}" for name in ("training", "validation", "test"))
-    print(f"{len(parts.everything):,} pairs: {counts}")
-    documents = find_documents(parts.everything.tokens, parts.everything, MATCH)
-    scores: dict[str, dict[str, RetrievalScores]] = {part: {} for part in PARTS}
-
-    def score_as(name: str, encoder: SentenceEncoder) -> None:
-        vectors = encode(encoder, parts.everything.tokens, documents.sentences)
-        for part in PARTS:
-            scores[part][name] = score_retrieval(vectors, getattr(parts, part), documents, MATCH)
-
-    score_as("mean pooling", mean_pooling(parts.everything.tokens.dim))
+    scoring = Scoring(parts)
+    scoring.add("mean pooling", mean_pooling(parts.everything.tokens.dim))
     training = parts.training
     if pipeline.mine:
         encoder = mining_encoder(pipeline.mining_model, training)
@@ -186,33 +221,21 @@ def run(pipeline: Pipeline, folder: Path, out: Path, *, tensorboard: bool = Fals
         trainer.on_step = show
         trained = trainer.run()
     seconds = time.perf_counter() - begin
-    score_as("encoder", trained.encoder)
+    scoring.add("encoder", trained.encoder)
     size = save_encoder(out, trained.encoder)
     write_history(folder / "history.csv", trained.history)
     draw_history(folder / "training.png", trained.history, trained.baseline.spearman)
     metrics = {
         "pipeline": asdict(pipeline),
-        **{part: {name: asdict(values) for name, values in scores[part].items()} for part in PARTS},
+        **scoring.figures(),
         "epoch": trained.epoch,
         "fell_back": trained.fell_back,
         "seconds": round(seconds, 1),
         "bytes": size,
     }
     write_metrics(folder / "metrics.json", metrics)
-    print(f"\n{_table(scores)}\n{out}: {size / 2**20:.2f} MiB, trained in {seconds:.0f} s. Curve, history, figures: {folder}/")
+    print(f"\n{scoring.table()}\n{out}: {size / 2**20:.2f} MiB, trained in {seconds:.0f} s. Curve, history, figures: {folder}/")
     return metrics
-
-
-PARTS = ("validation", "test")
-COLUMNS = {"mrr": "MRR@10", "recall": "recall@10", "ndcg": "nDCG@10", "average_precision": "average precision"}
-
-
-def _table(scores: dict[str, dict[str, RetrievalScores]]) -> str:
-    lines = [f"{'':24}" + "".join(f"{title:>19}" for title in COLUMNS.values())]
-    for part, rows in scores.items():
-        for name, values in rows.items():
-            lines.append(f"{part + ', ' + name:24}" + "".join(f"{getattr(values, column):19.4f}" for column in COLUMNS))
-    return "\n".join(lines) + "\n"
 
 
 @contextmanager
@@ -240,6 +263,7 @@ def main() -> None:
     parser.add_argument("--config", default=str(CONFIGS / "retrieval.yaml"), help="settings of your own, YAML")
     parser.add_argument("--run_dir", help="folder for figures, history, curve (default: runs/retrieval- and date and time)")
     parser.add_argument("--out", help="the checkpoint (default: model.bin in that folder)")
+    parser.add_argument("--evaluate", metavar="FILE", help="train nothing: scores of this checkpoint on the parts set aside")
     parser.add_argument("--tensorboard", action="store_true", help="write to TensorBoard too, in that folder")
     parser.add_argument("--threads", type=PositiveInt, default=1, help="threads for the arithmetic of training")
     parser.add_class_arguments(Pipeline, None)
@@ -254,6 +278,9 @@ def main() -> None:
     options = parser.instantiate(parser.parse_args([*settings, *sys.argv[1:]]))
     pipeline = Pipeline(**{item.name: options[item.name] for item in fields(Pipeline)})
     torch.set_num_threads(options.threads)
+    if options.evaluate:
+        evaluate(pipeline, options.evaluate)
+        return
     folder = Path(options.run_dir or f"runs/retrieval-{time.strftime('%Y%m%d-%H%M%S')}")
     run(pipeline, folder, Path(options.out or folder / "model.bin"), tensorboard=options.tensorboard)
 

@@ -120,6 +120,9 @@ def test_the_pipeline_from_one_command(dataset, tmp_path):
     assert "negatives for" in done.stdout
     assert len(list(csv.reader((out / "history.csv").open()))) == 1 + 1 + 3
     assert list((out / "tensorboard").iterdir()) and (out / "model.bin").exists() and (out / "training.png").exists()
+    scored = run_script("train_retrieval.py", "--dataset", str(dataset), "--evaluate", str(out / "model.bin"))
+    count, table = scored.stdout.split("\n", 1)
+    assert count in done.stdout and table in done.stdout and f"{test['encoder']['mrr']:.4f}" in table, scored.stderr
     again = run_script("train_retrieval.py", "--dataset", str(dataset), "--run_dir", str(tmp_path / "again"), *SMALL)
     assert (tmp_path / "again" / "model.bin").read_bytes() == (out / "model.bin").read_bytes(), again.stderr
     mined = run_script(
@@ -141,6 +144,7 @@ BAD = {
     ("--dataset", "DATA", "--mining_model", "nothing.bin"): "nothing.bin",
     ("--dataset", "DATA", "--config", "CONFIG"): "num_negative",
     ("--dataset", "DATA", "--threads", "0"): "threads",
+    ("--dataset", "DATA", "--evaluate", "model.bin"): "the encoder takes token embeddings 768 wide, these data have 32",
 }
 
 
