@@ -6,6 +6,7 @@
 # make bench STSB=DIR   results/speed.md: everything that is said about speed, on an idle machine
 # make train-retrieval DATASET=FILE   train to find matches; train-tb with TensorBoard; mine for the negatives alone;
 #                                     evaluate for the scores of MODEL=FILE on the parts that training sets aside
+# make study-retrieval QUESTIONS=FILE   the table in results/retrieval.md: half an hour, resumable
 # make clean            remove what was made here, but not model.bin
 #
 # All of them install what they need into .venv once.
@@ -14,7 +15,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 STSB ?= data/stsb
 
-.PHONY: help train test lint study model bench train-retrieval train-tb evaluate mine clean
+.PHONY: help train test lint study model bench train-retrieval train-tb evaluate mine study-retrieval clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
@@ -83,6 +84,15 @@ evaluate: .venv/installed
 
 mine: .venv/installed
 	$(RUN) mine_negatives.py --data $(DATASET) --out negatives.tsv
+
+QUESTIONS ?= $(DATASET)
+
+study-retrieval: stores/questions/questions.store
+	$(RUN) study_retrieval.py studies/retrieval.yaml
+
+stores/questions/questions.store: | .venv/installed
+	mkdir -p $(@D)/text && cp $(QUESTIONS) $(@D)/text/questions.tsv
+	$(RUN) prepare_data.py $(@D)/text/questions.tsv --out $(@D)
 
 clean:
 	rm -rf .venv runs stores data/starter/*.store

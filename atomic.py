@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -42,6 +44,13 @@ def write_text_atomically(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all."""
     with write_atomically(path) as file:
         file.write(text.encode("utf-8"))
+
+
+def write_csv_atomically(path: str | os.PathLike[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write rows as CSV to `path`, whole or not at all."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text_atomically(path, text.getvalue())
 
 
 def _umask() -> int:

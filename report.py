@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +15,15 @@ import yaml
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from atomic import write_figure_atomically, write_text_atomically
+from atomic import write_csv_atomically, write_figure_atomically, write_text_atomically
 from recipe import Recipe
 from training import EpochRecord
 
 
 def write_history(path: Path, history: Sequence[EpochRecord]) -> None:
     """One row of CSV for each epoch, named after the fields of EpochRecord."""
-    text = io.StringIO()
-    rows = csv.DictWriter(text, [field.name for field in fields(EpochRecord)], lineterminator="\n")
-    rows.writeheader()
-    for record in history:
-        rows.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in asdict(record).items()})
-    write_text_atomically(path, text.getvalue())
+    rows = [[f"{value:.6g}" if isinstance(value, float) else value for value in astuple(record)] for record in history]
+    write_csv_atomically(path, [[field.name for field in fields(EpochRecord)], *rows])
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:

@@ -9,21 +9,19 @@ where it was. Afterwards there are a table, a row of CSV for each run, and a fig
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import shlex
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from atomic import write_figure_atomically, write_text_atomically
+from atomic import write_csv_atomically, write_figure_atomically, write_text_atomically
 from cli import make_parser, run_command
 from errors import InputError
 from many_runs import Run, run_all
+from panels import CAPTION, draw_arms
 from summarise import COLUMNS, markdown, summarise
 from yaml_files import read_yaml
 
@@ -72,18 +70,16 @@ def _study_run(out: Path, tokens: str, stores: Path, arm: str, options: str, see
 
 def write_csv(path: Path, runs: list[StudyRun]) -> None:
     """One row for each run."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
     scores = [f"{part} {metric}" for part in ("validation", "test") for metric in ("spearman", "pearson", "mse", "mae")]
-    table.writerow(
+    rows: list[list[object]] = [
         ["tokens", "arm", "seed", *scores, *(f"mean pooling {name}" for name in scores), "parameters", "bytes", "seconds"]
-    )
+    ]
     for run in runs:
         metrics = run.metrics()
         values = [metrics[part][who][metric] for who in ("encoder", "mean pooling") for part, metric in map(str.split, scores)]
         sizes = [metrics[name] for name in ("parameters", "bytes", "seconds")]
-        table.writerow([run.tokens, run.arm, run.seed, *(f"{value:.6f}" for value in values), *sizes])
-    write_text_atomically(path, text.getvalue())
+        rows.append([run.tokens, run.arm, run.seed, *(f"{value:.6f}" for value in values), *sizes])
+    write_csv_atomically(path, rows)
 
 
 def draw_study(path: Path, study: list[StudyRun]) -> None:
@@ -94,20 +90,12 @@ def draw_study(path: Path, study: list[StudyRun]) -> None:
     figure = Figure(figsize=(1.5 + 2.4 * len(kinds), 1.1 + 0.34 * len(arms)), layout="constrained")
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for axes, tokens in zip(panels, kinds, strict=True):
-        baseline = next(run for run in runs if run.tokens == tokens).metrics()["test"]["mean pooling"]["spearman"]
-        axes.axvline(baseline, color="0.5", linestyle="--", linewidth=1)
-        for row, arm in enumerate(arms):
-            found = [run.metrics()["test"]["encoder"]["spearman"] for run in runs if (run.tokens, run.arm) == (tokens, arm)]
-            if found:
-                colour = "tab:red" if statistics.mean(found) < baseline else "tab:blue"
-                axes.plot(found, [row] * len(found), "o", color=colour, alpha=0.5, markersize=5)
-                axes.plot(statistics.mean(found), row, "|", color=colour, markersize=14, markeredgewidth=2)
-        axes.set_title(f"tokens {tokens}\nmean pooling {baseline:.3f}", fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.grid(axis="x", color="0.92")
-    panels[0].set_yticks(range(len(arms)), [arm.replace("_", " ") for arm in arms])
-    panels[0].invert_yaxis()
-    figure.supxlabel("test Spearman; dashed: mean pooling, red: below it", fontsize=9)
+        metrics = [run.metrics() for run in runs if run.tokens == tokens]
+        baseline = metrics[0]["test"]["mean pooling"]["spearman"]
+        names = [arm.replace("_", " ") for arm in arms]
+        scores = {name: [run["test"]["encoder"]["spearman"] for run in metrics if run["recipe"] == name] for name in names}
+        draw_arms(axes, scores, baseline, f"tokens {tokens}")
+    figure.supxlabel(f"test Spearman; {CAPTION}", fontsize=9)
     write_figure_atomically(path, figure)
 
 

@@ -160,3 +160,27 @@ def test_bad_settings_give_one_line(options, dataset, tmp_path, monkeypatch, cap
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and BAD[options] in lines[0]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_study_of_retrieval_runs_each_arm_once_and_sums_up(dataset, tmp_path):
+    study = tmp_path / "small.yaml"
+    options = " ".join(SMALL)
+    study.write_text(
+        f"out: {tmp_path}/runs\nseeds: [0, 1]\ndataset: {dataset}\n"
+        f"arms:\n  ranking: --mine false {options}\n  frozen: --epochs 0 {options}\n"
+    )
+    command = ("study_retrieval.py", study, "--results", tmp_path / "results")
+    done = run_script(*command)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tmp_path / "results" / "small.csv").open()))
+    assert [(row["arm"], row["seed"]) for row in rows] == [("ranking", "0"), ("frozen", "0"), ("ranking", "1"), ("frozen", "1")]
+    table = (tmp_path / "results" / "small.md").read_text()
+    mean = np.mean([float(row["test encoder mrr"]) for row in rows if row["arm"] == "ranking"])
+    assert table in done.stdout and f"{mean:.4f} ± " in table
+    assert f"| mean pooling | {float(rows[0]['validation mean pooling mrr']):.4f} |" in table
+    assert (tmp_path / "results" / "small.png").stat().st_size > 1000
+    before = (tmp_path / "runs" / "arm-1" / "seed-0" / "metrics.json").stat().st_mtime_ns
+    assert run_script(*command).returncode == 0
+    assert (tmp_path / "runs" / "arm-1" / "seed-0" / "metrics.json").stat().st_mtime_ns == before
+    study.write_text("out: x\nseeds: 1\n")
+    assert "not a study, expected out, dataset, seeds and arms" in run_script(*command).stderr
