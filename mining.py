@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from errors import InputError
+from metrics import triplet_accuracy
 
 NONE = -1  # instead of a document's number, where an anchor has no more negatives
 
@@ -79,12 +80,14 @@ class Mined:
     Attributes:
         negatives: `(n, num_negatives)`, document numbers for each anchor, the most similar first; -1 where there are no more.
         scores: `(n, num_negatives)`, their cosines; -inf where there is none.
-        positive_scores: `(p,)`, cosines of the anchors and their positives.
+        positives: `(p,)`, the anchor's number of each positive.
+        positive_scores: `(p,)`, the cosine of the two.
         skipped: how many candidates each limit has taken out.
     """
 
     negatives: np.ndarray
     scores: np.ndarray
+    positives: np.ndarray
     positive_scores: np.ndarray
     skipped: dict[str, int]
 
@@ -100,6 +103,9 @@ class Mined:
             if len(scores):
                 low, middle, high = np.percentile(scores, (5, 50, 95))
                 lines.append(f"cosine of {name}: median {middle:.3f}, 90% between {low:.3f} and {high:.3f}")
+        hardest = self.scores[self.positives, 0]
+        ahead, far_ahead = (triplet_accuracy(self.positive_scores, hardest, margin) for margin in (0, 0.1))
+        lines.append(f"positives ahead of the anchor's hardest negative: {ahead:.0%}, by more than 0.1: {far_ahead:.0%}")
         lines += [f"candidates skipped by {name}: {count:,}" for name, count in self.skipped.items() if count]
         return "\n".join(lines)
 
@@ -165,7 +171,7 @@ def mine_negatives(
     if (numbers == NONE).all():
         reasons = ", ".join(f"{name} {getattr(mining, name)} skipped {count}" for name, count in skipped.items() if count)
         raise InputError(f"no negatives: {reasons or 'no document is left beside the positives'}; loosen it")
-    return Mined(numbers, scores, positive_scores.numpy(), skipped)
+    return Mined(numbers, scores, positives[:, 0], positive_scores.numpy(), skipped)
 
 
 def _apply_limits(mining: Mining, cosines: Tensor, least_positive: Tensor, skipped: dict[str, int]) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+from sentence_transformers.sentence_transformer.evaluation import (
+    BinaryClassificationEvaluator,
+    InformationRetrievalEvaluator,
+    TripletEvaluator,
+)
 
 from metrics import average_precision, mae, mse, ndcg, pearson, recall, reciprocal_rank, spearman, triplet_accuracy
 
@@ -75,7 +80,32 @@ def test_average_precision_is_the_mean_precision_at_each_match():
     assert average_precision(similarities, np.zeros(200, bool)) == 0
 
 
-def test_triplet_accuracy_counts_what_is_ahead_by_more_than_the_margin():
-    positive, negative = np.array([0.9, 0.5, 0.5, 0.2]), np.array([0.1, 0.45, 0.5, 0.6])
-    assert triplet_accuracy(positive, negative) == 0.5
-    assert triplet_accuracy(positive, negative, margin=0.1) == 0.25
+def vectors_of(numbers: int, seed: int) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.randn(numbers, 8, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.1, 0.5])
+def test_triplet_accuracy_agrees_with_sentence_transformers(margin):
+    anchors, positives, negatives = (vectors_of(200, seed) for seed in range(3))
+    positives = torch.nn.functional.normalize(positives + 0.5 * anchors, dim=1)
+    evaluator = TripletEvaluator(*([""] * 200,) * 3, margin=margin, similarity_fn_names=["cosine"])
+    given = iter([anchors, positives, negatives])
+    evaluator.embed_inputs = lambda *_, **__: next(given)
+    evaluator.store_metrics_in_model_card_data = lambda *_: None
+    theirs = evaluator(None)["cosine_accuracy"]
+    ours = triplet_accuracy((anchors * positives).sum(1).numpy(), (anchors * negatives).sum(1).numpy(), margin)
+    assert ours == pytest.approx(theirs, abs=1e-6) and 0.1 < ours < 0.9
+
+
+def test_average_precision_agrees_with_sentence_transformers():
+    first, second = vectors_of(300, 0), vectors_of(300, 1)
+    matches = (first * second).sum(1).numpy() + np.random.default_rng(0).normal(0, 0.5, 300) > 0.3
+    names = [str(i) for i in range(600)]
+    evaluator = BinaryClassificationEvaluator(
+        names[:300], names[300:], matches.astype(int).tolist(), similarity_fn_names=["cosine"]
+    )
+    table = dict(zip(names, torch.cat([first, second]), strict=True))
+    evaluator.embed_inputs = lambda _, sentences: torch.stack([table[sentence] for sentence in sentences])
+    theirs = evaluator.compute_metrics(None)["cosine"]["ap"]
+    assert average_precision((first * second).sum(1).numpy(), matches) == pytest.approx(theirs, abs=1e-9)
+    assert 0.3 < theirs < 0.95

@@ -118,6 +118,9 @@ def test_random_negatives_are_among_the_candidates_and_follow_the_seed(scene):
 def test_the_report_says_what_was_found_and_skipped(scene):
     mined = mine_negatives(*scene, Mining(absolute_margin=0.3))
     assert f"{(mined.negatives >= 0).sum()} negatives for 40 anchors" in mined.report()
+    anchors, documents, positives = scene
+    ahead = [float(anchors[i] @ documents[j]) > mined.scores[i].max() for i, j in positives]
+    assert f"ahead of the anchor's hardest negative: {np.mean(ahead):.0%}" in mined.report()
     assert f"candidates skipped by absolute_margin: {mined.skipped['absolute_margin']:,}" in mined.report()
 
 
@@ -138,6 +141,5 @@ def test_settings_that_leave_no_negatives_are_refused(scene, options, message):
 
 
 def test_faiss_finds_the_same(scene):
-    pytest.importorskip("faiss", reason="faiss is optional: pip install faiss-cpu")
     plain, by_faiss = (mine_negatives(*scene, Mining(), faiss=faiss) for faiss in (False, True))
     assert np.array_equal(plain.negatives, by_faiss.negatives)
