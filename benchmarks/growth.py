@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import reading
 from matplotlib.figure import Figure
-from timing import table
+from timing import goal, table
 
 from atomic import write_figure_atomically
 from dat_files import read_token_file
@@ -50,7 +50,8 @@ def run(pairs: PairData, validation: PairData, recipe: Recipe, picture: Path, me
     header = ("seconds", *(f"{times}x" for times in TIMES), "exponent: 1 is in proportion")
     n_sentences = len(first_part(pairs, 1).tokens)
     sizes = f"1x is {megabytes} MB of text to read, {len(pairs) // 10:,} pairs to train on, {n_sentences:,} sentences to encode."
-    return f"{sizes}\n\n{table(header, rows)}"
+    opening = goal("seconds of opening again at 10x", seconds["opening again"][-1], 0.05, at_most=True)
+    return "\n".join([f"{sizes}\n", table(header, rows), opening])
 
 
 def first_part(pairs: PairData, times: int) -> PairData:

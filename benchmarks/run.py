@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--stsb", default="stores/stsb", help="folder with train.store, dev.store, test.store")
     parser.add_argument("--model", default="model.bin", help="the default encoder")
     parser.add_argument("--out", default="results/speed.md", help="tables; the figure of growth lies beside them")
-    parser.add_argument("--only", choices=TABLES, help="one of the tables, printed and not written")
+    parser.add_argument("--only", choices=TABLES, help="measure one section again; the others stay as they are in --out")
     options = parser.parse_args()
     parts = {part: Path(options.stsb) / f"{part}.store" for part in ("train", "dev", "test")}
     missing = [path for path in parts.values() if not path.is_file()]
@@ -53,15 +53,24 @@ def main() -> None:
         "mining": ("Mining hard negatives", mining_speed.run),
         "growth": ("Growth", lambda: growth.run(train, dev, recipe, Path(options.out).with_suffix(".png"))),
     }
+    out = Path(options.out)
+    measured = {title: make() for name, (title, make) in sections.items() if options.only in (None, name)}
+    kept = read_sections(out) if options.only else {}
     text = f"# Speed\n\nMade by `make bench`: {os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}.\n"
-    for name, (title, make) in sections.items():
-        if options.only in (None, name):
-            section = f"\n## {title}\n\n{make()}"
-            print(section, flush=True)
-            text += section
-    if options.only is None:
-        write_text_atomically(Path(options.out), text)
-        print(f"\n{options.out} and {Path(options.out).with_suffix('.png')}")
+    for title, _ in sections.values():
+        if title in measured or title in kept:
+            text += f"\n## {title}\n\n{measured.get(title) or kept[title]}"
+    print(text)
+    write_text_atomically(out, text)
+    print(f"{out} and {out.with_suffix('.png')}")
+
+
+def read_sections(path: Path) -> dict[str, str]:
+    """What was measured before, by its title; nothing where there is no such file."""
+    if not path.exists():
+        return {}
+    _, *parts = path.read_text(encoding="utf-8").split("\n## ")
+    return {title: section + "\n" * (not section.endswith("\n")) for title, section in (part.split("\n\n", 1) for part in parts)}
 
 
 if __name__ == "__main__":

@@ -58,6 +58,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in (header, ["---"] * len(header), *rows))
 
 
+def goal(what: str, reached: float, bound: float, *, at_most: bool = False) -> str:
+    """A sentence that says whether a goal was met, below a table."""
+    met = reached <= bound if at_most else reached >= bound
+    why = "" if met else "; why is in [notes.md](notes.md#what-was-tried-for-speed)"
+    return f"Goal: {what}, {'at most' if at_most else 'at least'} {bound:g}. {'Met' if met else 'Not met'}: {reached:.3g}{why}.\n"
+
+
 def peak_memory() -> int:
     """Kilobytes that this process has held at most (Linux); getrusage would count its parent's before it began."""
     status = Path("/proc/self/status").read_text()

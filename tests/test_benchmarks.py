@@ -15,7 +15,9 @@ from recipe import LossTerm, Phase, Recipe
 
 sys.path.append(str(ROOT / "benchmarks"))
 inference = pytest.importorskip("inference")
-growth, reading, timing, training_speed = (pytest.importorskip(name) for name in ("growth", "reading", "timing", "training_speed"))
+growth, reading, run, timing, training_speed = (
+    pytest.importorskip(name) for name in ("growth", "reading", "run", "timing", "training_speed")
+)
 
 
 @pytest.fixture
@@ -62,3 +64,12 @@ def test_medians_and_ranges():
     timings = timing.time_in_turn({"a": lambda: None, "b": lambda: sum(range(10_000))}, repeats=5)
     assert all(each.least <= each.median <= each.most for each in timings.values())
     assert timing.table(("x", "y"), [("1", "2")]) == "| x | y |\n| --- | --- |\n| 1 | 2 |\n"
+
+
+def test_a_goal_is_met_or_not_and_sections_stay(tmp_path):
+    assert timing.goal("ratio", 4.0, 4) == "Goal: ratio, at least 4. Met: 4.\n"
+    assert timing.goal("ratio", 2.51, 2.5, at_most=True).startswith("Goal: ratio, at most 2.5. Not met: 2.51; why is in ")
+    path = tmp_path / "speed.md"
+    assert run.read_sections(path) == {}
+    path.write_text("# Speed\n\nIntro.\n\n## One\n\n| a |\n\nGoal.\n\n## Two\n\n| b |\n")
+    assert run.read_sections(path) == {"One": "| a |\n\nGoal.\n", "Two": "| b |\n"}
