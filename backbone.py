@@ -26,7 +26,13 @@ class Backbone:
     """A transformer whose hidden states are token embeddings."""
 
     def __init__(
-        self, name: str = DEFAULT_BACKBONE, layers: str | None = None, *, max_length: int = DEFAULT_MAX_LENGTH, device: str = "cpu"
+        self,
+        name: str = DEFAULT_BACKBONE,
+        layers: str | None = None,
+        *,
+        max_length: int = DEFAULT_MAX_LENGTH,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         """Load a backbone.
 
@@ -35,8 +41,9 @@ class Backbone:
             layers: hidden states to put side by side for each token, separated by commas, numbered as transformers'
                 `hidden_states` (0 the embeddings, -1 the last), and `word` for the input word embeddings alone. By
                 default `2,-1` for a backbone 384 wide, which makes 768, otherwise `-1`.
-            max_length: tokens of a sentence that are kept, with the special ones.
+            max_length: tokens of a sentence that are kept, with the special ones; no more than the backbone has places for.
             device: where it runs.
+            dtype: what it computes in; half precision is faster where the device has it.
 
         Raises:
             InputError: where packages are missing, the backbone cannot be found, or it has no such layer.
@@ -45,8 +52,8 @@ class Backbone:
         try:
             source = source_of(name)
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-            self.model = transformers.AutoModel.from_pretrained(source).eval().to(device)
-        except (OSError, ValueError, KeyError) as error:
+            self.model = transformers.AutoModel.from_pretrained(source).eval().to(device, dtype)
+        except (OSError, ValueError, KeyError, ImportError) as error:
             reason = str(error).strip().split("\n", 1)[0]
             raise InputError(
                 f"cannot load backbone {name!r}, expected the name of a model on the Hugging Face hub or a folder ({reason})"
@@ -54,7 +61,8 @@ class Backbone:
         self.name = name
         self.width: int = self.model.config.hidden_size
         self.layers = layers or (DEFAULT_LAYERS if self.width == 384 else "-1")
-        self.max_length = max_length
+        places = getattr(self.model.config, "max_position_embeddings", None) or max_length
+        self.max_length = min(max_length, places, self.tokenizer.model_max_length)
         self.device = device
         self._layers = [self._parse_layer(layer.strip()) for layer in self.layers.split(",")]
 
@@ -76,13 +84,16 @@ class Backbone:
 
     def tokenize(self, sentences: Sequence[str]) -> tuple[list[list[int]], int]:
         """Token ids of each sentence, and how many sentences were longer than `max_length` and cut."""
-        whole = self.tokenizer(list(sentences), truncation=False, verbose=False)["input_ids"]
-        cut = self.tokenizer(list(sentences), truncation=True, max_length=self.max_length)["input_ids"]
-        return cut, sum(len(a) > len(b) for a, b in zip(whole, cut, strict=True))
+        if not sentences:
+            return [], 0
+        ids = self.tokenizer(list(sentences), truncation=False, verbose=False)["input_ids"]
+        long = [number for number, sentence in enumerate(ids) if len(sentence) > self.max_length]
+        for number in long:  # again, and not just cut: special tokens stay at the end
+            ids[number] = self.tokenizer(sentences[number], truncation=True, max_length=self.max_length)["input_ids"]
+        return ids, len(long)
 
-    @torch.inference_mode()
     def token_embeddings(self, ids: Sequence[Sequence[int]], batch_size: int = 64) -> Iterator[tuple[int, np.ndarray]]:
-        """Encode tokenized sentences in batches of similar length, longest last.
+        """Encode tokenized sentences one by one, in the order of `batches`.
 
         Args:
             ids: token ids of each sentence.
@@ -91,17 +102,43 @@ class Backbone:
         Yields:
             The number of a sentence and its token embeddings `(T, D)`, float32.
         """
+        for numbers, hidden, _ in self.batches(ids, batch_size):
+            for number, tokens in zip(numbers, hidden.cpu().numpy(), strict=True):
+                yield number, tokens[: len(ids[number])]
+
+    @torch.inference_mode()
+    def batches(
+        self, ids: Sequence[Sequence[int]], batch_size: int
+    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+        """Encode tokenized sentences in batches of similar length, longest last.
+
+        Args:
+            ids: token ids of each sentence.
+            batch_size: sentences in a batch.
+
+        Yields:
+            The numbers of B sentences, their token embeddings `(B, T, D)`, float32, zero on padding, and lengths `(B,)`, both on
+            the device.
+        """
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for start in range(0, len(order), batch_size):
             numbers = order[start : start + batch_size]
-            hidden = self._hidden(**self.pad([ids[i] for i in numbers]))
-            for number, tokens in zip(numbers, hidden.float().cpu().numpy(), strict=True):
-                yield number, tokens[: len(ids[number])]
+            batch = self.pad([ids[i] for i in numbers])
+            hidden = self._hidden(**batch).float()
+            padding = batch["attention_mask"] == 0
+            yield numbers, hidden.masked_fill_(padding[:, :, None], 0), (~padding).sum(1)
 
     def pad(self, ids: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        """Tokenized sentences as the model takes them: `input_ids` and `attention_mask`, `(B, T)`."""
-        batch = self.tokenizer.pad({"input_ids": [list(sentence) for sentence in ids]}, padding_side="right", return_tensors="pt")
-        return {name: batch[name].to(self.device) for name in ("input_ids", "attention_mask")}
+        """Tokenized sentences as every model takes them: `input_ids` and `attention_mask`, `(B, T)`, padded on the right.
+
+        What else a tokenizer may give, such as `token_type_ids`, not every model takes; for a single sentence those that do fill
+        it in themselves. T is at least 1, for a tokenizer that makes nothing of an empty sentence.
+        """
+        longest = max(1, *map(len, ids))
+        fill = self.tokenizer.pad_token_id or 0  # some tokenizers have no padding; the mask hides it
+        padded = [[*sentence, *[fill] * (longest - len(sentence))] for sentence in ids]
+        mask = [[1] * len(sentence) + [0] * (longest - len(sentence)) for sentence in ids]
+        return {"input_ids": torch.tensor(padded, device=self.device), "attention_mask": torch.tensor(mask, device=self.device)}
 
     def _hidden(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """`(B, T)` token ids to `(B, T, D)`."""

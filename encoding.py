@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 
 from data import PairData
+from errors import InputError
 from model import SentenceEncoder
 from token_store import TokenStore
 
@@ -48,3 +52,23 @@ def encode_pairs(encoder: SentenceEncoder, pairs: PairData) -> tuple[torch.Tenso
 def device_of(encoder: SentenceEncoder) -> torch.device:
     """The device an encoder's weights lie on; the CPU for one without weights."""
     return next((parameter.device for parameter in encoder.parameters()), torch.device("cpu"))
+
+
+def check_tokens(encoder: SentenceEncoder, dim: int, description: Mapping[str, Any], found: str) -> None:
+    """Whether tokens are of the kind that an encoder was trained on.
+
+    Args:
+        encoder: remembers width, backbone and layers of its tokens.
+        dim: the width of the tokens.
+        description: their `backbone` and `layers`, where these are known; tokens that came as `.dat` files do not say.
+        found: begins the end of the message: `these data have`.
+
+    Raises:
+        InputError: where the width, the backbone or the layers differ.
+    """
+    if encoder.config.input_dim != dim:
+        raise InputError(f"the encoder takes token embeddings {encoder.config.input_dim} wide, {found} {dim}")
+    for name, expected in encoder.tokens_from.items():
+        actual = description.get(name)
+        if expected is not None and actual is not None and actual != expected:
+            raise InputError(f"the encoder was trained on tokens of {name} {expected}, {found} {name} {actual}")

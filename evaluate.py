@@ -25,7 +25,7 @@ from calibration import Calibration, draw_predictions
 from checkpoint import load_encoder
 from cli import PAIRS_HELP, make_parser, run_command
 from data import PairData, open_pairs
-from encoding import encode_pairs
+from encoding import check_tokens, encode_pairs
 from errors import InputError
 from metrics import mae, mse, pearson, spearman
 from model import SentenceEncoder, mean_pooling
@@ -136,12 +136,7 @@ def compare(encoder: SentenceEncoder, pairs: PairData, validation: PairData | No
 
 def check_fits(encoder: SentenceEncoder, pairs: PairData) -> None:
     """Raise InputError where data have other tokens than an encoder was trained on: of another width, backbone or layers."""
-    if encoder.config.input_dim != pairs.tokens.dim:
-        raise InputError(f"the encoder takes token embeddings {encoder.config.input_dim} wide, these data have {pairs.tokens.dim}")
-    for name, expected in encoder.tokens_from.items():
-        found = pairs.tokens.description.get(name)
-        if expected is not None and found is not None and found != expected:  # unknown where tokens came as .dat files
-            raise InputError(f"the encoder was trained on tokens of {name} {expected}, these data have {name} {found}")
+    check_tokens(encoder, pairs.tokens.dim, pairs.tokens.description, "these data have")
 
 
 def main() -> None:

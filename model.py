@@ -7,7 +7,7 @@ This file and `model.bin` are all a judge needs; it imports torch and the standa
     model.load_state_dict(torch.load("model.bin", map_location="cpu", weights_only=True))
     vectors = model.eval()(tokens)
 
-Four architectures share one form, pooling then head then unit length:
+Five architectures share one form, pooling then head then unit length:
 
     hybrid      per head of the tokens' dimensions a learned mix of attention and mean pooling; principal directions
                 and a residual MLP. It starts as mean pooling and learns only departures from it.
@@ -15,6 +15,8 @@ Four architectures share one form, pooling then head then unit length:
                 mixed 0.7 : 0.3, project to 256.
     gated       a head as participants of the challenge build it: a learned mix of attention and mean over the raw tokens,
                 LayerNorm, an MLP, and a linear path beside it through a learned gate. It starts random.
+    projection  mean pooling and one linear layer that begins as a part of a rotation, to any width: what large backbones
+                are ordinarily wrapped with.
     mean        mean pooling, without parameters: the baseline.
 """
 
@@ -38,7 +40,7 @@ class EncoderConfig:
     """What an encoder is built from; a checkpoint carries it.
 
     Attributes:
-        architecture: hybrid, published, gated or mean.
+        architecture: hybrid, published, gated, projection or mean.
         input_dim: width D of a token embedding.
         output_dim: width of a sentence vector (`mean` keeps D).
         heads: groups of dimensions with an attention of their own (hybrid, gated); divides D.
@@ -96,13 +98,18 @@ class SentenceEncoder(nn.Module):
         elif config.architecture == "gated":
             self.pooling = HybridPooling(config.input_dim, config.heads)
             self.head = GatedHead(config.input_dim, config.output_dim, config.hidden_dim, config.dropout)
+        elif config.architecture == "projection":
+            self.pooling = MeanPooling()
+            self.head = nn.Linear(config.input_dim, config.output_dim)
+            nn.init.orthogonal_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
         elif config.architecture == "mean":
             if config.output_dim != config.input_dim:
                 raise ValueError(f"output_dim is {config.output_dim}, but mean pooling keeps input_dim {config.input_dim}")
             self.pooling = MeanPooling()
             self.head = nn.Identity()
         else:
-            raise ValueError(f"architecture is {config.architecture!r}, expected hybrid, published, gated or mean")
+            raise ValueError(f"architecture is {config.architecture!r}, expected hybrid, published, gated, projection or mean")
 
     def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Encode a batch.
@@ -230,8 +237,11 @@ class PublishedPooling(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """`(B, T, D)` and lengths `(B,)` to `(B, 128)`."""
         encoded = self.token_encoder(tokens)
-        weights = mixed_weights(self.score(encoded).transpose(1, 2), lengths, PUBLISHED_ATTENTION_SHARE)
-        return torch.bmm(weights, encoded).squeeze(1)
+        return torch.bmm(self.token_weights(encoded, lengths), encoded).squeeze(1)
+
+    def token_weights(self, encoded: Tensor, lengths: Tensor) -> Tensor:
+        """Each token's share of the sentence `(B, 1, T)`, sums to 1 over T, from encoded tokens `(B, T, 128)`."""
+        return mixed_weights(self.score(encoded).transpose(1, 2), lengths, PUBLISHED_ATTENTION_SHARE)
 
 
 class ResidualHead(nn.Module):

@@ -213,7 +213,7 @@ def check_recipe(recipe: Recipe) -> None:
     if not 0 < recipe.validation_fraction <= 0.5:
         raise InputError(f"recipe: validation_fraction is {recipe.validation_fraction}, expected above 0 and at most 0.5")
     architecture = recipe.encoder.architecture
-    if recipe.start == "baseline" and architecture in ("published", "gated"):
+    if recipe.start == "baseline" and architecture in ("published", "gated", "projection"):
         raise InputError(
             f"recipe: start is baseline, but a {architecture} encoder can only start random; choose architecture hybrid"
         )

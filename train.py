@@ -22,6 +22,7 @@ from tqdm import tqdm
 from checkpoint import save_encoder
 from cli import PAIRS_HELP, make_parser, run_command
 from data import PairData, open_pairs, split_by_groups
+from devices import choose_device
 from errors import InputError
 from evaluate import score, score_table
 from lessons import with_lessons
@@ -156,21 +157,6 @@ def print_result(run: Run, trained: Trained, scores: dict[str, dict[str, dict]],
         verdict = "your encoder" if after >= before else "your encoder, which is worse than doing nothing,"
         print(f"On the {last} pairs: mean pooling {before:.4f}, {verdict} {after:.4f} (weights of epoch {trained.epoch}).")
     print(f"{run.out}: {size / 2**20:.2f} MiB of at most 20, trained in {seconds:.0f} s. Curve, history, recipe: {run.folder}/")
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a name; auto takes CUDA, then MPS, then the CPU.
-
-    Raises:
-        InputError: where there is no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-        return torch.device(name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"--device {name} is not there: {str(error).splitlines()[0]}") from error
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ BAD_OPTIONS = {
     "--learning_rate -1": "learning_rate is -1.0, expected above 0",
     "--validation_fraction 0.9": "validation_fraction is 0.9",
     "--encoder.heads 7": "heads is 7, expected a divisor",
-    "--encoder.architecture lstm": "architecture is 'lstm', expected hybrid, published, gated or mean",
+    "--encoder.architecture lstm": "architecture is 'lstm', expected hybrid, published, gated, projection or mean",
     "--encoder.architecture gated --start random --encoder.hidden_dim 0": "hidden_dim is 0, expected 1 or more",
     "--encoder.architecture published": "start is baseline, but a published encoder can only start random",
     "--preset publish": "no preset 'publish', expected one of default, distilled, participant, published",
