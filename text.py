@@ -116,7 +116,7 @@ class TextEncoder:
         ids, cut = self.backbone.tokenize(texts)
         if cut:
             was = "sentence was" if cut == 1 else "sentences were"
-            warnings.warn(f"{cut} {was} cut to {self.backbone.max_length} tokens (max_length)", stacklevel=2)
+            warnings.warn(f"{cut} {was} cut to {self.backbone.max_length} tokens (max_length)", stacklevel=3)  # 2 is inference_mode
         vectors = np.empty((len(texts), self.output_dim), dtype=np.float32)
         with tqdm(total=len(texts), unit="sentence", desc="encoding", disable=None if show_progress else True) as bar:
             for numbers, tokens, lengths in self.backbone.batches(ids, batch_size):
