@@ -7,6 +7,8 @@
 # make train-retrieval DATASET=FILE   train to find matches; train-tb with TensorBoard; mine for the negatives alone;
 #                                     evaluate for the scores of MODEL=FILE on the parts that training sets aside
 # make study-retrieval QUESTIONS=FILE   the table in results/retrieval.md: half an hour, resumable
+# make demo             a page in the browser: compare two sentences, rank lines, see the map
+# make export           model.bin as a folder for sentence-transformers: exported/
 # make clean            remove what was made here, but not model.bin
 #
 # All of them install what they need into .venv once.
@@ -15,12 +17,12 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 STSB ?= data/stsb
 
-.PHONY: help train test lint study model bench train-retrieval train-tb evaluate mine study-retrieval clean
+.PHONY: help train test lint study model bench train-retrieval train-tb evaluate mine study-retrieval demo export clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
 
-.venv/installed: requirements.txt requirements-text.txt requirements-dev.txt
+.venv/installed: requirements.txt requirements-text.txt requirements-demo.txt requirements-dev.txt
 	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or later is needed: make PYTHON=python3.12 ...' if sys.version_info < (3, 11) else 0)"
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check $(addprefix -r ,$^)
@@ -94,5 +96,14 @@ stores/questions/questions.store: | .venv/installed
 	mkdir -p $(@D)/text && cp $(QUESTIONS) $(@D)/text/questions.tsv
 	$(RUN) prepare_data.py $(@D)/text/questions.tsv --out $(@D)
 
+# Where people already work: the browser, sentence-transformers.
+EXPORTED ?= exported
+
+demo: .venv/installed
+	$(RUN) demo.py --model $(MODEL)
+
+export: .venv/installed
+	$(RUN) export.py --model $(MODEL) --out $(EXPORTED)
+
 clean:
-	rm -rf .venv runs stores data/starter/*.store
+	rm -rf .venv runs stores exported data/starter/*.store

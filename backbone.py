@@ -107,9 +107,7 @@ class Backbone:
                 yield number, tokens[: len(ids[number])]
 
     @torch.inference_mode()
-    def batches(
-        self, ids: Sequence[Sequence[int]], batch_size: int
-    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    def batches(self, ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
         """Encode tokenized sentences in batches of similar length, longest last.
 
         Args:

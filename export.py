@@ -71,21 +71,24 @@ def sentence_transformer(encoder: TextEncoder) -> SentenceTransformer:
         InputError: where its tokens are word embeddings, which sentence-transformers does not hand on.
     """
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Dense, Module, Normalize, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
     from sentence_module import EncoderModule
 
     backbone, head = encoder.backbone, encoder.head.cpu()
     layers = backbone.layers.replace(" ", "").split(",")
     if WORD_LAYER in layers:
-        raise InputError(f"the encoder takes word embeddings (layers {backbone.layers}), which sentence-transformers cannot give it")
+        raise InputError(
+            f"the encoder takes word embeddings (layers {backbone.layers}), which sentence-transformers cannot give it"
+        )
     plain = layers == ["-1"] and head.config.architecture in ("mean", "projection")
     source = source_of(backbone.name)
     dtype = {"dtype": torch.float32}
     states = {} if plain else {"output_hidden_states": True}
     transformer = Transformer(source, max_seq_length=backbone.max_length, model_kwargs=dtype, config_kwargs=states)
     transformer.tokenizer.padding_side = "right"
-    modules: list[Module] = [transformer]
+    transformer.tokenizer.pad_token = transformer.tokenizer.pad_token or transformer.tokenizer.eos_token  # some have none
+    modules: list[torch.nn.Module] = [transformer]
     if plain:
         modules.append(Pooling(backbone.dim, pooling_mode="mean"))
         if isinstance(head.head, torch.nn.Linear):

@@ -101,7 +101,6 @@ def interactive_map(panels: Mapping[str, np.ndarray], pairs: TextPairs, caption:
         InputError: where plotly is not installed.
     """
     try:
-        import plotly.graph_objects as go
         from plotly.subplots import make_subplots
     except ImportError as error:
         raise InputError("the interactive map needs plotly: pip install -r requirements-demo.txt") from error

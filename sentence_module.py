@@ -26,7 +26,7 @@ CODE = ("sentence_module.py", "model.py")
 class EncoderModule(Module):
     """Hidden states of chosen layers side by side, then a SentenceEncoder: its vector is the sentence embedding."""
 
-    config_keys = ["encoder", "layers"]
+    config_keys: list[str] = ["encoder", "layers"]  # noqa: RUF012, declared so by sentence-transformers
 
     def __init__(self, encoder: dict[str, Any] | SentenceEncoder, layers: list[int]) -> None:
         """Take over an encoder, or build one with fresh weights.
@@ -80,9 +80,24 @@ class EncoderModule(Module):
             shutil.copyfile(Path(__file__).with_name(name), Path(output_path).parent / name)
 
     @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> EncoderModule:
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        init_defaults: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> EncoderModule:
         """Read what `save` has written, from a folder or the hub."""
-        known = ("token", "cache_folder", "revision", "local_files_only")
-        hub = {"subfolder": subfolder, **{name: kwargs[name] for name in known if name in kwargs}}
-        config = cls.load_config(model_name_or_path, **hub)
-        return cls.load_torch_weights(model_name_or_path, model=cls(**config), **hub)
+        place: dict[str, Any] = {
+            "subfolder": subfolder,
+            "token": token,
+            "cache_folder": cache_folder,
+            "revision": revision,
+            "local_files_only": local_files_only,
+        }
+        module = cls(**cls.load_config(model_name_or_path, **place))
+        return cls.load_torch_weights(model_name_or_path, model=module, **place)

@@ -18,6 +18,7 @@ import growth
 import inference
 import mining_speed
 import reading
+import text_speed
 import torch
 import training_speed
 
@@ -27,7 +28,7 @@ from data import open_pairs
 from errors import InputError
 from recipe import add_recipe_arguments, parse_recipe
 
-TABLES = ("inference", "training", "reading", "mining", "growth")
+TABLES = ("inference", "text", "training", "reading", "mining", "growth")
 
 
 def main() -> None:
@@ -48,6 +49,7 @@ def main() -> None:
     recipe, _ = parse_recipe(recipes, ["--preset", "default"])
     sections = {
         "inference": ("Inference", lambda: inference.run(test, options.model)),
+        "text": ("Text to vectors", lambda: text_speed.run(test, options.model)),
         "training": ("Training", lambda: training_speed.run(train, dev, recipe)),
         "reading": ("Reading .dat files", lambda: reading.run(train)),
         "mining": ("Mining hard negatives", mining_speed.run),

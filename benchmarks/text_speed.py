@@ -8,6 +8,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from timing import table, time_in_turn
 
+from backbone import source_of
 from data import PairData
 from text import TextEncoder
 
@@ -17,8 +18,6 @@ BACKBONE = "the backbone's own `encode`, sentence-transformers"
 
 def ways_of_encoding(model: str, sentences: Sequence[str], batch_size: int) -> dict[str, Callable[[], object]]:
     """The same sentences to vectors, each way; the backbone with the mean pooling it was trained with."""
-    from backbone import source_of
-
     ours = TextEncoder(model, device="cpu")
     theirs = SentenceTransformer(source_of(ours.backbone.name), device="cpu")
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 
 from dat_files import write_dat_files
 from data import PairData
+from text import TextEncoder
 from text_files import TextPairs
 from token_store import create_store, open_store, pack_json
 
@@ -88,6 +90,32 @@ def tiny_bert(tmp_path_factory) -> Path:
     config = BertConfig(vocab_size=5 + len(WORDS), hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32)
     BertModel(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen(tmp_path_factory) -> Path:
+    """A random Qwen2 of two blocks, 16 wide. Its tokens are single letters, none for an empty sentence; it has no token for
+    padding, and its tokenizer gives `token_type_ids`, which a Qwen2 does not know."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2Config, Qwen2Model, Qwen2Tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny-qwen")
+    vocabulary = ["<|endoftext|>", *sorted(ByteLevel.alphabet())]
+    tokenizer = Qwen2Tokenizer(vocab={token: i for i, token in enumerate(vocabulary)}, merges=[], pad_token=None)
+    tokenizer.save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32}
+    Qwen2Model(Qwen2Config(vocab_size=len(vocabulary), **size)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_encoder() -> TextEncoder:
+    """The shipped encoder on the packaged backbone."""
+    return TextEncoder(ROOT / "model.bin", device="cpu")
 
 
 @pytest.fixture
