@@ -102,6 +102,9 @@ EXPORTED ?= exported
 demo: .venv/installed
 	$(RUN) demo.py --model $(MODEL)
 
+results/demo.png: .venv/installed
+	DEMO_PICTURE=$@ $(RUN) -m pytest tests/test_demo.py -k browser
+
 export: .venv/installed
 	$(RUN) export.py --model $(MODEL) --out $(EXPORTED)
 

@@ -15,8 +15,8 @@ from recipe import LossTerm, Phase, Recipe
 
 sys.path.append(str(ROOT / "benchmarks"))
 inference = pytest.importorskip("inference")
-growth, reading, run, timing, training_speed = (
-    pytest.importorskip(name) for name in ("growth", "reading", "run", "timing", "training_speed")
+growth, reading, run, text_speed, timing, training_speed = (
+    pytest.importorskip(name) for name in ("growth", "reading", "run", "text_speed", "timing", "training_speed")
 )
 
 
@@ -41,6 +41,11 @@ def test_the_ordinary_published_encoder_is_the_published_encoder():
     tokens[2, 4:] = 0
     with torch.inference_mode():
         torch.testing.assert_close(ordinary(tokens), ours(tokens), atol=1e-5, rtol=0)
+
+
+def test_both_ways_from_text_encode_all_sentences():
+    theirs, ours = (way() for way in text_speed.ways_of_encoding(str(ROOT / "model.bin"), ["one", "and two"], 1).values())
+    assert (theirs.shape, ours.shape) == ((2, 384), (2, 256))
 
 
 def test_the_plain_loop_trains_the_same_encoder(pairs):

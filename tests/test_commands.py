@@ -1,4 +1,4 @@
-"""evaluate.py, visualize_tsne.py, checkpoints and the shipped files."""
+"""evaluate.py, checkpoints and the shipped files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from errors import InputError
 from evaluate import cosines, score
 from model import EncoderConfig, SentenceEncoder, get_model, mean_pooling
 from text_files import read_text_pairs
-from visualize_tsne import sample_pairs, tsne_map
 
 
 @pytest.fixture
@@ -101,23 +100,6 @@ def test_scores_are_of_the_cosine():
     ours = score_vectors(first, second, labels)
     assert ours.spearman == pytest.approx(theirs["spearman_cosine"], abs=1e-6)
     assert ours.pearson == pytest.approx(theirs["pearson_cosine"], abs=1e-6)
-
-
-def test_the_map_is_drawn_and_follows_its_seed(files, tmp_path):
-    model, data = files
-    result = run_script("visualize_tsne.py", "--model", model, "--data", data, "--out", tmp_path / "map.png", "--sentences", "120")
-    assert result.returncode == 0, result.stderr
-    assert "120 sentences" in result.stdout
-    assert (tmp_path / "map.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    pairs = sample_pairs(open_pairs([data]), 120, seed=1)
-    maps = [tsne_map(load_encoder(model), pairs, perplexity=10, seed=seed) for seed in (0, 0)]
-    assert maps[0].shape == (120, 2) and np.array_equal(maps[0], maps[1])
-    assert not np.array_equal(sample_pairs(open_pairs([data]), 120, seed=2).first, pairs.first)
-
-
-def test_too_few_sentences_for_a_map(files):
-    model, data = files
-    assert "too few for a map" in last_line(run_script("visualize_tsne.py", "--model", model, "--data", data, "--sentences", "20"))
 
 
 def test_saving_refuses_more_than_20_mib_and_keeps_what_it_replaces(tmp_path):

@@ -164,8 +164,9 @@ def test_the_command(tiny_bert, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out" / "modules.json").is_file()
 
 
-def test_weights_are_shared_and_half_precision_stays_in_the_head(tiny_bert):
+def test_it_shares_its_weights_and_works_in_half_precision(tiny_bert):
     encoder = small_encoder(tiny_bert)
+    expected = encoder.encode(SENTENCES)
     model = sentence_transformer(encoder)
     assert model[1].head is encoder.head
-    assert abs(model.half().float().encode(SENTENCES) - small_encoder(tiny_bert).encode(SENTENCES)).max() < 0.01
+    assert 0 < abs(model.half().encode(SENTENCES) - expected).max() < 0.02

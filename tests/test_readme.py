@@ -2,22 +2,69 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import json
 import re
+import shlex
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def section(title: str) -> str:
+    """The text below a heading of the second level."""
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
 def test_the_lines_for_judges_run_in_a_folder_with_two_files(tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", section("For judges"), flags=re.DOTALL)
     for name in ("model.py", "model.bin"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0 and not result.stderr, result.stderr
     assert -1 <= float(result.stdout) <= 1
+
+
+def run_command(command: str, monkeypatch) -> None:
+    """A command in this process: a new one would import everything again."""
+    script, *arguments = shlex.split(command.removeprefix("python "))
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    importlib.import_module(script.removesuffix(".py")).main()
+
+
+def test_every_example_with_text_runs(tmp_path, monkeypatch, capsys):
+    """In their order, in a folder with the shipped model and some pairs with a header."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    (tmp_path / "model.bin").write_bytes((ROOT / "model.bin").read_bytes())
+    rows = [line.split("\t") for line in (ROOT / "data" / "starter" / "test.tsv").read_text().splitlines()[:50]]
+    lines = ["sentence1,sentence2,score", *(f'"{first}","{second}",{label}' for first, second, label in rows)]
+    (tmp_path / "test.csv").write_text("\n".join(lines) + "\n")
+    blocks = re.findall(r"```(?:python)?\n(.*?)```", section("Text in, vectors out"), flags=re.DOTALL)
+    code = [block for block in blocks if "import" in block]
+    assert len(code) == 5
+    printed = []
+    for block in blocks:
+        if block in code:
+            exec(compile(block, "README.md", "exec"), {})
+        elif block.startswith("python "):
+            run_command(block.strip(), monkeypatch)
+        printed.append(capsys.readouterr().out)
+    assert float(printed[1]) > 0.5
+    assert printed[2].splitlines()[0].endswith("A band plays in the park.")
+    assert (tmp_path / "explanation.png").exists() and "(128,)" in printed[4]
+    assert "tensor([[0." in printed[6]
+    run_command("python evaluate.py --data test.csv --json", monkeypatch)
+    figures = json.loads(capsys.readouterr().out)["encoder"]
+    assert ast.literal_eval(printed[7])["spearman_cosine"] == pytest.approx(figures["spearman"], abs=1e-4)
+    (command,) = re.findall("^python visualize_tsne.py .*--html.*$", section("After training"), flags=re.MULTILINE)
+    run_command(command, monkeypatch)
+    assert (tmp_path / "map.html").exists()
 
 
 def test_every_file_it_names_is_there():
