@@ -309,7 +309,7 @@ def mixed_weights(scores: Tensor, lengths: Tensor, attention_share: Tensor | flo
     padding = torch.arange(scores.shape[2], device=scores.device) >= lengths[:, None, None]
     lowest = torch.finfo(scores.dtype).min  # not -inf: a sentence without tokens must stay finite
     attention = scores.masked_fill(padding, lowest).softmax(2)
-    mean = 1 / lengths.clamp(min=1)[:, None, None]
+    mean = 1 / lengths.clamp(min=1)[:, None, None].to(scores.dtype)
     return (attention_share * attention + (1 - attention_share) * mean).masked_fill(padding, 0)
 
 
