@@ -17,7 +17,6 @@ import demo as demo_module
 from demo import Demo, start
 from errors import InputError
 
-
 PICTURE = os.environ.get("DEMO_PICTURE")
 
 
