@@ -15,9 +15,11 @@ import numpy as np
 import torch
 
 from errors import InputError
+from model import mean_pooling
 
 DEFAULT_BACKBONE = "all-MiniLM-L6-v2"
 DEFAULT_LAYERS = "2,-1"  # two layers of the default backbone, 384 wide, make 768
+DEFAULT_WIDTH = 384  # of a token embedding in one layer of the default backbone
 DEFAULT_MAX_LENGTH = 256
 WORD_LAYER = "word"
 
@@ -30,6 +32,7 @@ class Backbone:
         name: str = DEFAULT_BACKBONE,
         layers: str | None = None,
         *,
+        pooled: bool = False,
         max_length: int = DEFAULT_MAX_LENGTH,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -40,7 +43,9 @@ class Backbone:
             name: hub name or local folder. The default's weights come from an installed package where it is there.
             layers: hidden states to put side by side for each token, separated by commas, numbered as transformers'
                 `hidden_states` (0 the embeddings, -1 the last), and `word` for the input word embeddings alone. By
-                default `2,-1` for a backbone 384 wide, which makes 768, otherwise `-1`.
+                default `2,-1` for a backbone 384 wide, which makes 768, otherwise `-1`; pooled, always `-1`.
+            pooled: give one token for each sentence, its sentence embedding: the mean of its tokens at unit length. For the
+                last layer of all-MiniLM-L6-v2 it is what sentence-transformers' `encode` gives.
             max_length: tokens of a sentence that are kept, with the special ones; no more than the backbone has places for.
             device: where it runs.
             dtype: what it computes in; half precision is faster where the device has it.
@@ -60,7 +65,8 @@ class Backbone:
             ) from error
         self.name = name
         self.width: int = self.model.config.hidden_size
-        self.layers = layers or (DEFAULT_LAYERS if self.width == 384 else "-1")
+        self.layers = layers or default_layers(self.width, pooled)
+        self.pooled = pooled
         places = getattr(self.model.config, "max_position_embeddings", None) or max_length
         self.max_length = min(max_length, places, self.tokenizer.model_max_length)
         self.device = device
@@ -100,11 +106,11 @@ class Backbone:
             batch_size: sentences in a batch.
 
         Yields:
-            The number of a sentence and its token embeddings `(T, D)`, float32.
+            The number of a sentence and its token embeddings `(T, D)`, float32; pooled, `(1, D)`.
         """
-        for numbers, hidden, _ in self.batches(ids, batch_size):
-            for number, tokens in zip(numbers, hidden.cpu().numpy(), strict=True):
-                yield number, tokens[: len(ids[number])]
+        for numbers, hidden, lengths in self.batches(ids, batch_size):
+            for number, tokens, length in zip(numbers, hidden.cpu().numpy(), lengths.tolist(), strict=True):
+                yield number, tokens[:length]
 
     @torch.inference_mode()
     def batches(self, ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
@@ -116,15 +122,18 @@ class Backbone:
 
         Yields:
             The numbers of B sentences, their token embeddings `(B, T, D)`, float32, zero on padding, and lengths `(B,)`, both on
-            the device.
+            the device; pooled, T is 1.
         """
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for start in range(0, len(order), batch_size):
             numbers = order[start : start + batch_size]
             batch = self.pad([ids[i] for i in numbers])
-            hidden = self._hidden(**batch).float()
             padding = batch["attention_mask"] == 0
-            yield numbers, hidden.masked_fill_(padding[:, :, None], 0), (~padding).sum(1)
+            hidden = self._hidden(**batch).float().masked_fill_(padding[:, :, None], 0)
+            lengths = (~padding).sum(1)
+            if self.pooled:
+                hidden, lengths = mean_pooling(self.dim)(hidden, lengths)[:, None], torch.ones_like(lengths)
+            yield numbers, hidden, lengths
 
     def pad(self, ids: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         """Tokenized sentences as every model takes them: `input_ids` and `attention_mask`, `(B, T)`, padded on the right.
@@ -143,6 +152,11 @@ class Backbone:
         states = self.model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True).hidden_states
         words = self.model.get_input_embeddings()(input_ids)
         return torch.cat([words if layer is None else states[layer] for layer in self._layers], dim=-1)
+
+
+def default_layers(width: int, pooled: bool) -> str:
+    """The layers of a backbone of some width where none are named."""
+    return DEFAULT_LAYERS if width == DEFAULT_WIDTH and not pooled else "-1"
 
 
 def source_of(name: str) -> str:

@@ -64,7 +64,7 @@ def check_tokens(encoder: SentenceEncoder, dim: int, description: Mapping[str, A
         found: begins the end of the message: `these data have`.
 
     Raises:
-        InputError: where the width, the backbone or the layers differ.
+        InputError: where the width, the backbone or the layers differ, or only one side is sentence embeddings.
     """
     if encoder.config.input_dim != dim:
         raise InputError(f"the encoder takes token embeddings {encoder.config.input_dim} wide, {found} {dim}")
@@ -72,3 +72,9 @@ def check_tokens(encoder: SentenceEncoder, dim: int, description: Mapping[str, A
         actual = description.get(name)
         if expected is not None and actual is not None and actual != expected:
             raise InputError(f"the encoder was trained on tokens of {name} {expected}, {found} {name} {actual}")
+    if encoder.tokens_from.get("backbone") and description.get("backbone"):
+        wanted, given = (
+            "sentence embeddings (--pooled)" if tokens.get("pooled") else "tokens" for tokens in (encoder.tokens_from, description)
+        )
+        if given != wanted:
+            raise InputError(f"the encoder was trained on {wanted}, {found} {given}")

@@ -48,6 +48,8 @@ def with_lessons(pairs: PairData, folder: Path, set_aside: dict[str, float] | No
             path=folder,
         )
     tokens = {key: pairs.tokens.description.get(key) for key in ("backbone", "layers", "max_length")}
+    if pairs.tokens.description.get("pooled"):
+        tokens["pooled"] = True
     digest = hashlib.blake2b(digest_size=16)
     for array in (pairs.tokens.digests[pairs.first], pairs.tokens.digests[pairs.second]):
         digest.update(array.tobytes())
@@ -74,7 +76,11 @@ def _write_lessons(path: Path, pairs: PairData, teacher: Teacher, description: d
     with create_store(path, pairs.tokens.dim) as writer:
         if pieces:
             backbone = Backbone(
-                tokens["backbone"], tokens["layers"], max_length=tokens["max_length"], device=teacher.backbone.device
+                tokens["backbone"],
+                tokens["layers"],
+                pooled=tokens.get("pooled", False),
+                max_length=tokens["max_length"],
+                device=teacher.backbone.device,
             )
             ids, _ = backbone.tokenize(pieces)
             encoded = backbone.token_embeddings(ids)

@@ -7,6 +7,7 @@ the better. `LOSSES` names them for recipes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -44,19 +45,27 @@ def nt_xent(
     return F.cross_entropy(similarity, partner)
 
 
-def cosine_mse(first: Tensor, second: Tensor, labels: Tensor, guide: Tensor | None = None) -> Tensor:
-    """Mean squared error between `(cos + 1) / 2` and `label / 5`.
+def cosine_mse(
+    first: Tensor, second: Tensor, labels: Tensor, guide: Tensor | None = None, *, lowest: float = -1.0, tanh: float = 0.0
+) -> Tensor:
+    """Mean squared error between the cosine, brought from `lowest` to 1 onto 0 to 1, and `label / 5`.
 
-    It asks for the value of a similarity, not only its rank: prefer CoSENT where the score is a rank correlation.
-    Range: 0 to 1. Source: the published recipe.
+    `(cos - lowest) / (1 - lowest)`: `(cos + 1) / 2` by default, the plain cosine with 0. It asks for the value of a
+    similarity, not only its rank: prefer CoSENT where the score is a rank correlation. Range: 0 to 1 by default, 0 to 4 for
+    the plain cosine. Source: the published recipe.
 
     Args:
         first: `(B, K)`, unit length.
         second: `(B, K)`, unit length.
         labels: `(B,)`, 0 to 5.
         guide: ignored.
+        lowest: the cosine that stands for label 0, below 1.
+        tanh: steepness of `tanh(tanh * cos) / tanh(tanh)` in place of the cosine, which spreads those near 0; 0 leaves it out.
     """
-    return F.mse_loss(((first * second).sum(1) + 1) / 2, labels / 5)
+    cosine = (first * second).sum(1)
+    if tanh:
+        cosine = (tanh * cosine).tanh() / math.tanh(tanh)
+    return F.mse_loss((cosine - lowest) / (1 - lowest), labels / 5)
 
 
 def hard_negative_margin(

@@ -7,7 +7,7 @@ This file and `model.bin` are all a judge needs; it imports torch and the standa
     model.load_state_dict(torch.load("model.bin", map_location="cpu", weights_only=True))
     vectors = model.eval()(tokens)
 
-Five architectures share one form, pooling then head then unit length:
+Six architectures share one form, pooling then head then unit length:
 
     hybrid      per head of the tokens' dimensions a learned mix of attention and mean pooling; principal directions
                 and a residual MLP. It starts as mean pooling and learns only departures from it.
@@ -17,6 +17,7 @@ Five architectures share one form, pooling then head then unit length:
                 LayerNorm, an MLP, and a linear path beside it through a learned gate. It starts random.
     projection  mean pooling and one linear layer that begins as a part of a rotation, to any width: what large backbones
                 are ordinarily wrapped with.
+    twin        the published network for small vectors: mean pooling, then an MLP of ever narrower layers, from random.
     mean        mean pooling, without parameters: the baseline.
 """
 
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from torch import Tensor, nn
 
 PUBLISHED_TOKEN_DIM = 128
 PUBLISHED_ATTENTION_SHARE = 0.7
+TWIN_DIMS = (128, 64)
 CACHE_BYTES = 3 * 2**19  # what a core's second-level cache holds, with room to spare
 
 
@@ -40,7 +43,7 @@ class EncoderConfig:
     """What an encoder is built from; a checkpoint carries it.
 
     Attributes:
-        architecture: hybrid, published, gated, projection or mean.
+        architecture: hybrid, published, gated, projection, twin or mean.
         input_dim: width D of a token embedding.
         output_dim: width of a sentence vector (`mean` keeps D).
         heads: groups of dimensions with an attention of their own (hybrid, gated); divides D.
@@ -103,13 +106,18 @@ class SentenceEncoder(nn.Module):
             self.head = nn.Linear(config.input_dim, config.output_dim)
             nn.init.orthogonal_(self.head.weight)
             nn.init.zeros_(self.head.bias)
+        elif config.architecture == "twin":
+            self.pooling = MeanPooling()
+            self.head = narrowing_mlp(config.input_dim, *TWIN_DIMS, config.output_dim)
         elif config.architecture == "mean":
             if config.output_dim != config.input_dim:
                 raise ValueError(f"output_dim is {config.output_dim}, but mean pooling keeps input_dim {config.input_dim}")
             self.pooling = MeanPooling()
             self.head = nn.Identity()
         else:
-            raise ValueError(f"architecture is {config.architecture!r}, expected hybrid, published, gated, projection or mean")
+            raise ValueError(
+                f"architecture is {config.architecture!r}, expected hybrid, published, gated, projection, twin or mean"
+            )
 
     def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Encode a batch.
@@ -149,7 +157,7 @@ class SentenceEncoder(nn.Module):
         return unit_length(self.head(pooled))
 
     @torch.no_grad()
-    def start_as_mean_pooling(self, sentences: Tensor) -> None:
+    def start_as_mean_pooling(self, sentences: Tensor, *, centred: bool = False) -> None:
         """Make the encoder begin where mean pooling is, as nearly as `output_dim` allows (hybrid only).
 
         Attention is uniform and the residual MLP zero from the start. What is left is the projection: the principal
@@ -157,11 +165,16 @@ class SentenceEncoder(nn.Module):
 
         Args:
             sentences: `(n, D)`, mean-pooled training sentences.
+            centred: begin with their principal components instead: their mean is subtracted first. A few directions then keep
+                more of what tells sentences apart; all of them together no longer give mean pooling itself.
         """
         if isinstance(self.head, ResidualHead):
             vectors = sentences.cpu().double()  # some devices have no double precision
-            _, directions = torch.linalg.eigh(vectors.T @ vectors)
-            self.head.projection.weight.copy_(directions.flip(1).T[: self.config.output_dim])
+            mean = vectors.mean(0) if centred else vectors.new_zeros(vectors.shape[1])
+            _, directions = torch.linalg.eigh((vectors - mean).T @ (vectors - mean))
+            principal = directions.flip(1).T[: self.config.output_dim]
+            self.head.projection.weight.copy_(principal)
+            self.head.projection.bias.copy_(-principal @ mean)
 
     def get_extra_state(self) -> Tensor:
         """The configuration as JSON in a uint8 tensor, so that a checkpoint says what it is."""
@@ -284,6 +297,14 @@ class GatedHead(nn.Module):
         """`(B, D)` to `(B, output_dim)`."""
         normed = self.norm(pooled)
         return self.mlp(normed) + self.gate.sigmoid() * self.linear(normed)
+
+
+def narrowing_mlp(*dims: int) -> nn.Sequential:
+    """Linear layers from each width to the next, `(B, dims[0])` to `(B, dims[-1])`, with ReLU between them."""
+    layers: list[nn.Module] = []
+    for narrower, (before, after) in enumerate(pairwise(dims)):
+        layers += [nn.ReLU()] * (narrower > 0) + [nn.Linear(before, after)]
+    return nn.Sequential(*layers)
 
 
 def sentence_lengths(tokens: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
     python prepare_data.py train.csv dev.csv test.csv --out stores/stsb
 
 It makes stores/stsb/train.store and so on, which train.py, evaluate.py and visualize_tsne.py read.
+With --pooled a sentence is one token, its sentence embedding, to make small vectors of.
 """
 
 from __future__ import annotations
@@ -52,7 +53,11 @@ def main() -> None:
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE, help="model on the Hugging Face hub or local folder")
     parser.add_argument(
         "--layers", type=str, help="hidden states put side by side for each token, as numbered in transformers, and 'word' "
-        "for the input word embeddings: 2,-1 or word,-1 (default: 2,-1 for a backbone 384 wide, otherwise -1)",
+        "for the input word embeddings: 2,-1 or word,-1 (default: 2,-1 for a backbone 384 wide, otherwise and --pooled -1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pooled", action="store_true", help="one token for each sentence: its sentence embedding, the mean of the layers "
+        "(default: -1) at unit length",
     )  # fmt: skip
     parser.add_argument("--max_length", type=int, default=DEFAULT_MAX_LENGTH, help="longest sentence in tokens")
     parser.add_argument("--device", default="cpu", help="where the backbone runs: cpu, cuda, mps")
@@ -62,7 +67,7 @@ def main() -> None:
     files = load_stsb(out) if options.source else [Path(file) for file in options.files]
     if not files:
         raise InputError("nothing to do: give files of text pairs, or --source stsb")
-    backbone = BackboneSettings(options.backbone, options.layers, options.max_length, options.device)
+    backbone = BackboneSettings(options.backbone, options.layers, options.max_length, options.device, options.pooled)
     for path in files:
         stem = path.name.removesuffix(".gz").rpartition(".")[0]
         text_store(path, backbone, store_path=out / f"{stem}.store")

@@ -67,9 +67,12 @@ class Recipe:
 
     Args:
         encoder: what is trained; input_dim is taken from the data.
-        start: baseline starts as mean pooling, random from random weights.
+        start: baseline starts as mean pooling, centred as its principal components, random from random weights.
         never_below_baseline: end with mean pooling itself where training did not do better on the validation pairs.
         phases: by name, in their order; e.g. --phases.graded.epochs 30.
+        noise_alpha: NEFTune noise on the token embeddings in training; 0 adds none.
+        nested: lengths, output_dim the last of them, at which the first numbers of a vector are trained to be one by themselves
+            (Matryoshka); none by default.
         batch_size: pairs in a batch.
         learning_rate: the peak, after warm-up.
         min_learning_rate: the end of the cosine.
@@ -84,9 +87,11 @@ class Recipe:
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    start: Literal["baseline", "random"] = "baseline"
+    start: Literal["baseline", "centred", "random"] = "baseline"
     never_below_baseline: bool = True
     phases: dict[str, Phase] = field(default_factory=dict)
+    noise_alpha: float = 0.0
+    nested: list[int] = field(default_factory=list)
     batch_size: int = 64
     learning_rate: float = 3e-4
     min_learning_rate: float = 1e-6
@@ -203,7 +208,7 @@ def preset_path(name: str) -> Path:
 def check_recipe(recipe: Recipe) -> None:
     """Raise InputError for the first field that cannot be trained with."""
     positive = ("batch_size", "learning_rate", "clip_norm", "accumulation")
-    not_negative = ("min_learning_rate", "warmup_epochs", "weight_decay", "seed", "sentences_at_a_time")
+    not_negative = ("min_learning_rate", "warmup_epochs", "weight_decay", "seed", "sentences_at_a_time", "noise_alpha")
     for name in (*positive, *not_negative):
         value, least = getattr(recipe, name), "above 0" if name in positive else "0 or more"
         if not (value > 0 if name in positive else value >= 0):
@@ -213,10 +218,13 @@ def check_recipe(recipe: Recipe) -> None:
     if not 0 < recipe.validation_fraction <= 0.5:
         raise InputError(f"recipe: validation_fraction is {recipe.validation_fraction}, expected above 0 and at most 0.5")
     architecture = recipe.encoder.architecture
-    if recipe.start == "baseline" and architecture in ("published", "gated", "projection"):
+    if recipe.start != "random" and architecture in ("published", "gated", "projection", "twin"):
         raise InputError(
-            f"recipe: start is baseline, but a {architecture} encoder can only start random; choose architecture hybrid"
+            f"recipe: start is {recipe.start}, but a {architecture} encoder can only start random; choose architecture hybrid"
         )
+    output_dim = recipe.encoder.output_dim
+    if recipe.nested and (min(recipe.nested) < 1 or max(recipe.nested) != output_dim):
+        raise InputError(f"recipe: nested is {recipe.nested}, expected lengths from 1 to output_dim {output_dim}, with the last")
     if not recipe.phases:
         raise InputError("recipe: no phases, expected at least one")
     for name, phase in recipe.phases.items():

@@ -81,12 +81,16 @@ class TextEncoder:
             raise InputError("this checkpoint does not say which backbone its tokens came from, expected backbone=... beside it")
         if isinstance(backbone, str):
             layers = layers or trained_on.get("layers")
-            backbone = Backbone(backbone, layers, max_length=max_length, device=str(choose_device(device)), dtype=dtype)
+            pooled = bool(trained_on.get("pooled"))
+            backbone = Backbone(
+                backbone, layers, pooled=pooled, max_length=max_length, device=str(choose_device(device)), dtype=dtype
+            )
         if head is None:
             head = _untrained_head(backbone, output_dim)
         elif output_dim not in (None, head.config.output_dim):
             raise InputError(f"output_dim is {output_dim}, but the head's is {head.config.output_dim}")
-        check_tokens(head, backbone.dim, {"backbone": backbone.name, "layers": backbone.layers}, "this backbone gives")
+        gives = {"backbone": backbone.name, "layers": backbone.layers, "pooled": backbone.pooled}
+        check_tokens(head, backbone.dim, gives, "this backbone gives")
         self.backbone = backbone
         self.head = head.eval().to(backbone.device)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from backbone import DEFAULT_BACKBONE, DEFAULT_LAYERS, DEFAULT_MAX_LENGTH, Backbone
+from backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, DEFAULT_WIDTH, Backbone, default_layers
 from text_files import TextPairs, read_text_pairs
 from token_store import TokenStore, cached_store, create_store, identity_of, pack_json
 
@@ -18,22 +18,28 @@ class BackboneSettings:
     """Which backbone makes the tokens; it is loaded only when a store has to be made."""
 
     def __init__(
-        self, name: str = DEFAULT_BACKBONE, layers: str | None = None, max_length: int = DEFAULT_MAX_LENGTH, device: str = "cpu"
+        self,
+        name: str = DEFAULT_BACKBONE,
+        layers: str | None = None,
+        max_length: int = DEFAULT_MAX_LENGTH,
+        device: str = "cpu",
+        pooled: bool = False,
     ) -> None:
-        self.name, self.layers, self.max_length, self.device = name, layers, max_length, device
+        self.name, self.layers, self.max_length, self.device, self.pooled = name, layers, max_length, device, pooled
         self._backbone: Backbone | None = None
 
     def load(self) -> Backbone:
         """The backbone, loaded once."""
         if self._backbone is None:
-            self._backbone = Backbone(self.name, self.layers, max_length=self.max_length, device=self.device)
+            self._backbone = Backbone(self.name, self.layers, pooled=self.pooled, max_length=self.max_length, device=self.device)
         return self._backbone
 
     def description(self) -> dict[str, Any]:
         """What a token store says of where its tokens come from."""
         if self.layers is None:
-            self.layers = DEFAULT_LAYERS if self.name == DEFAULT_BACKBONE else self.load().layers
-        return {"backbone": self.name, "layers": self.layers, "max_length": self.max_length}
+            self.layers = default_layers(DEFAULT_WIDTH, self.pooled) if self.name == DEFAULT_BACKBONE else self.load().layers
+        description = {"backbone": self.name, "layers": self.layers, "max_length": self.max_length}
+        return description | ({"pooled": True} if self.pooled else {})
 
 
 def text_store(

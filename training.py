@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import PairBatch, PairData, training_batches
@@ -17,6 +18,7 @@ from evaluate import Scores, score, score_vectors
 from gradient_cache import backward_in_parts
 from losses import LOSSES, WITH_NEGATIVES, WITHOUT_LABELS
 from model import SentenceEncoder, mean_pooling
+from noise import add_noise
 from recipe import Phase, Recipe
 from sampling import count_batches
 from schedulers import CosineAnnealingWarmupLR
@@ -110,10 +112,10 @@ class Trainer:
         self.validation = validation
         self.on_step = on_step
         self.encoder = SentenceEncoder(replace(recipe.encoder, input_dim=training.tokens.dim)).to(device)
-        self.encoder.tokens_from = {key: training.tokens.description.get(key) for key in ("backbone", "layers")}
-        if recipe.start == "baseline":
+        self.encoder.tokens_from = {key: training.tokens.description.get(key) for key in ("backbone", "layers", "pooled")}
+        if recipe.start != "random":
             vectors = encode_pairs(mean_pooling(training.tokens.dim), training)
-            self.encoder.start_as_mean_pooling(torch.cat(vectors))
+            self.encoder.start_as_mean_pooling(torch.cat(vectors), centred=recipe.start == "centred")
         self.left_out: list[str] = []
         self.phase_pairs = {name: self._pairs_of(name, phase) for name, phase in recipe.phases.items()}
         self.phases = {name: phase for name, phase in recipe.phases.items() if len(self.phase_pairs[name]) >= 2}
@@ -225,15 +227,20 @@ class Trainer:
         position, labels = batch.position.to(device), batch.labels.to(device)
 
         def loss_of(vectors: Tensor) -> Tensor:
-            return phase_loss(phase, _in_columns(vectors[position], batch), labels, guides, number) / self.recipe.accumulation
+            columns = _in_columns(vectors[position], batch)
+            return nested_loss(self.recipe.nested, phase, columns, labels, guides, number) / self.recipe.accumulation
+
+        def with_noise(bucket: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            tokens, lengths = (side.to(device) for side in bucket)
+            return add_noise(tokens, lengths, self.recipe.noise_alpha), lengths
 
         def encode(bucket: tuple[Tensor, Tensor]) -> Tensor:
-            return self.encoder(*(side.to(device) for side in bucket))
+            return self.encoder(*with_noise(bucket))
 
         if self.recipe.sentences_at_a_time:
             loss = backward_in_parts(batch.buckets, encode, loss_of)
         else:
-            total = loss_of(self._vectors(self.encoder, batch))
+            total = loss_of(self._vectors(self.encoder, map(with_noise, batch.buckets)))
             total.backward()
             loss = total.item()
         return loss * self.recipe.accumulation
@@ -244,17 +251,17 @@ class Trainer:
         self.schedule.step()
         self.optimizer.zero_grad()
 
-    def _vectors(self, encoder: SentenceEncoder, batch: PairBatch) -> Tensor:
+    def _vectors(self, encoder: SentenceEncoder, buckets: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         """The sentence vectors of a batch, bucket after bucket; the head sees them together."""
         device = device_of(self.encoder)
-        pooled = torch.cat([encoder.pool(tokens.to(device), lengths.to(device)) for tokens, lengths in batch.buckets])
+        pooled = torch.cat([encoder.pool(tokens.to(device), lengths.to(device)) for tokens, lengths in buckets])
         return encoder.vectors(pooled)
 
     def _guides_of(self, phase: Phase, batch: PairBatch) -> dict[str, Tensor]:
         """What mean pooling and the teacher make of a batch, in the order of `position`, where a loss of the phase asks for it."""
         guides, wanted, device = {}, _guide_names(phase), device_of(self.encoder)
         if "baseline" in wanted:
-            guides["baseline"] = self._vectors(mean_pooling(self.training.tokens.dim), batch)[batch.position.to(device)]
+            guides["baseline"] = self._vectors(mean_pooling(self.training.tokens.dim), batch.buckets)[batch.position.to(device)]
         if "teacher" in wanted and batch.teacher is not None:
             guides["teacher"] = batch.teacher.to(device)
         return guides
@@ -298,7 +305,7 @@ class Trainer:
         losses = []
         for a, b, labels, *baseline in zip(*(side.split(self.recipe.batch_size) for side in sides), strict=True):
             guides = {"baseline": Columns(*baseline)} if baseline else {}
-            losses.append(phase_loss(phase, Columns(a, b), labels, guides, number=1).item())
+            losses.append(nested_loss(self.recipe.nested, phase, Columns(a, b), labels, guides, number=1).item())
         return float(np.mean(losses))
 
 
@@ -321,6 +328,11 @@ class Columns:
         negatives = [] if self.negatives is None or not with_negatives else [self.negatives.flatten(0, 1)]
         return torch.cat([self.first[:n], self.second[:n], *negatives])
 
+    def shortened(self, length: int) -> Columns:
+        """The first `length` numbers of each vector, at unit length again."""
+        first, second = (F.normalize(side[:, :length]) for side in (self.first, self.second))
+        return Columns(first, second, None if self.negatives is None else F.normalize(self.negatives[..., :length], dim=2))
+
 
 def _in_columns(vectors: Tensor, batch: PairBatch) -> Columns:
     """Vectors in the order of a batch's `position`; a teacher has none of negatives."""
@@ -329,6 +341,17 @@ def _in_columns(vectors: Tensor, batch: PairBatch) -> Columns:
     negatives = vectors[len(sides) :].unflatten(0, (len(batch.labels), batch.n_negatives)) if len(vectors) > len(sides) else None
     first, second = sides.chunk(2)
     return Columns(first, second, negatives)
+
+
+def nested_loss(
+    lengths: Sequence[int], phase: Phase, vectors: Columns, labels: Tensor, guides: Mapping[str, Columns], number: int
+) -> Tensor:
+    """The mean of a phase's loss over vectors shortened to each of some lengths; without lengths, of the vectors as they are.
+
+    Source: Kusupati et al. 2022, Matryoshka Representation Learning, eq. 1, with equal weights. Guides keep their length.
+    """
+    views = [vectors.shortened(length) for length in lengths] or [vectors]
+    return torch.stack([phase_loss(phase, view, labels, guides, number) for view in views]).mean()
 
 
 def phase_loss(phase: Phase, vectors: Columns, labels: Tensor, guides: Mapping[str, Columns], number: int) -> Tensor:
