@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -40,6 +41,21 @@ class Run:
     def metrics(self) -> dict[str, Any]:
         """What came out of it."""
         return json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def training_options(options: str, stores: Path, folder: Path, seed: int) -> tuple[str, ...]:
+    """The options of a run of train.py.
+
+    Args:
+        options: its own, as on a command line; {seed} in them stands for the seed.
+        stores: folder with train.store, dev.store, test.store.
+        folder: where the checkpoint goes.
+        seed: of the run.
+    """
+    parts = {"train": "--data", "dev": "--validation", "test": "--test"}
+    data = [argument for part, option in parts.items() for argument in (option, str(stores / f"{part}.store"))]
+    own = shlex.split(options.replace("{seed}", str(seed)))
+    return (*own, "--seed", str(seed), *data, "--out", str(folder / "model.bin"))
 
 
 def run_all(runs: Sequence[Run], workers: int) -> None:

@@ -10,7 +10,6 @@ where it was. Afterwards there are a table, a row of CSV for each run, and a fig
 from __future__ import annotations
 
 import os
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from matplotlib.figure import Figure
 from atomic import write_csv_atomically, write_figure_atomically, write_text_atomically
 from cli import make_parser, run_command
 from errors import InputError
-from many_runs import Run, run_all
+from many_runs import Run, run_all, training_options
 from panels import CAPTION, draw_arms
 from summarise import COLUMNS, markdown, summarise
 from yaml_files import read_yaml
@@ -59,12 +58,7 @@ def read_study(path: Path) -> list[StudyRun]:
 
 def _study_run(out: Path, tokens: str, stores: Path, arm: str, options: str, seed: int) -> StudyRun:
     folder = out / stores.name / arm / f"seed-{seed}"
-    parts = {"train": "--data", "dev": "--validation", "test": "--test"}
-    data = [argument for part, option in parts.items() for argument in (option, str(stores / f"{part}.store"))]
-    arguments = (
-        *shlex.split(options.replace("{seed}", str(seed))),
-        *("--seed", str(seed), *data, "--out", str(folder / "model.bin")),
-    )
+    arguments = training_options(options, stores, folder, seed)
     return StudyRun(f"{arm} on {tokens}, seed {seed}", folder, "train.py", arguments, tokens, arm, seed)
 
 
