@@ -89,7 +89,7 @@ class SentenceEncoder(nn.Module):
         """
         super().__init__()
         self.config = config
-        self.tokens_from: dict[str, Any] = {}  # backbone and layers of the tokens it was trained on, where known
+        self.tokens_from: dict[str, Any] = {}  # backbone and layers, and if pooled, of the tokens it was trained on
         self.pooling: nn.Module
         self.head: nn.Module
         if config.architecture == "hybrid":

@@ -112,7 +112,10 @@ class Trainer:
         self.validation = validation
         self.on_step = on_step
         self.encoder = SentenceEncoder(replace(recipe.encoder, input_dim=training.tokens.dim)).to(device)
-        self.encoder.tokens_from = {key: training.tokens.description.get(key) for key in ("backbone", "layers", "pooled")}
+        description = training.tokens.description
+        self.encoder.tokens_from = {key: description.get(key) for key in ("backbone", "layers")}
+        if description.get("pooled"):
+            self.encoder.tokens_from["pooled"] = True
         if recipe.start != "random":
             vectors = encode_pairs(mean_pooling(training.tokens.dim), training)
             self.encoder.start_as_mean_pooling(torch.cat(vectors), centred=recipe.start == "centred")

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning.losses import NTXentLoss
 from scipy import stats
 from sentence_transformers.sentence_transformer.losses import CoSENTLoss, MultipleNegativesRankingLoss
+from sklearn.metrics import mean_squared_error
 
 from losses import LOSSES, cosent, cosine_mse, distillation, hard_negative_margin, nt_xent, pearson, ranking
 
@@ -73,6 +74,20 @@ def test_cosine_mse_agrees_with_its_formula(batch):
     first, second, labels = batch
     errors = [((float(a @ b) + 1) / 2 - float(y) / 5) ** 2 for a, b, y in zip(first, second, labels, strict=True)]
     assert cosine_mse(first, second, labels).item() == pytest.approx(sum(errors) / len(errors), abs=1e-9)
+
+
+def test_cosine_mse_of_the_plain_cosine_agrees_with_scikit_learn(batch):
+    first, second, labels = batch
+    cosine = [float(a @ b) for a, b in zip(first, second, strict=True)]
+    assert cosine_mse(first, second, labels, lowest=0).item() == pytest.approx(mean_squared_error(labels / 5, cosine), abs=1e-9)
+    spread = [math.tanh(2 * value) / math.tanh(2) for value in cosine]
+    assert cosine_mse(first, second, labels, lowest=0, tanh=2).item() == pytest.approx(
+        mean_squared_error(labels / 5, spread), abs=1e-9
+    )
+    ends = torch.eye(2, dtype=torch.float64)
+    for tanh in (0, 1, 5):  # a cosine of 1 still stands for label 5, and one of 0 for label 0
+        assert cosine_mse(ends, ends, torch.full((2,), 5.0), lowest=0, tanh=tanh).item() == pytest.approx(0, abs=1e-12)
+        assert cosine_mse(ends, ends.flip(0), torch.zeros(2), lowest=0, tanh=tanh).item() == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.2, 1.0])

@@ -22,6 +22,7 @@ CONFIGS = {
     "hybrid without MLP": EncoderConfig(hidden_dim=0),
     "published": EncoderConfig("published"),
     "gated": EncoderConfig("gated", heads=1),
+    "twin": EncoderConfig("twin", output_dim=32),
     "mean": EncoderConfig("mean", output_dim=768),
 }
 
@@ -178,6 +179,33 @@ def test_published_agrees_with_slow_obvious_code():
     expected = encoder.head(0.7 * attention + 0.3 * sum(encoded) / 5)
     assert encoder.head.out_features == 256 and linear.out_features == 128
     torch.testing.assert_close(encoder(pad(tokens[None], 3))[0], expected / expected.norm(), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_twin_agrees_with_slow_obvious_code():
+    torch.manual_seed(0)
+    encoder = SentenceEncoder(EncoderConfig("twin", input_dim=384, output_dim=32)).eval()
+    layers = [layer for layer in encoder.head if isinstance(layer, torch.nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in layers] == [(384, 128), (128, 64), (64, 32)]
+    token = sentence(1, dim=384)
+    values = token[0, 0].numpy()
+    for i, layer in enumerate(layers):
+        values = layer.weight.numpy() @ values + layer.bias.numpy()
+        values = np.maximum(values, 0) if i < 2 else values
+    np.testing.assert_allclose(encoder(token)[0], values / np.linalg.norm(values), atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_centred_start_is_principal_components():
+    from sklearn.decomposition import PCA
+
+    sentences = unit_length(torch.randn(300, 16, generator=torch.Generator().manual_seed(0)) + 1)
+    encoder = SentenceEncoder(EncoderConfig(input_dim=16, output_dim=5, heads=4)).eval()
+    encoder.start_as_mean_pooling(sentences, centred=True)
+    expected = PCA(5, svd_solver="full").fit(sentences.double()).transform(sentences.double())
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    ours = encoder(sentences[:, None])
+    np.testing.assert_allclose(ours @ ours.T, expected @ expected.T, atol=1e-4)
 
 
 def test_hybrid_starts_as_mean_pooling():

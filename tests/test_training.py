@@ -10,19 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from conftest import last_line, learnable_pairs, run_script, store_pairs
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from checkpoint import load_encoder
 from data import Lessons, PairData, open_pairs, write_dat_pairs
 from encoding import encode, encode_pairs
 from errors import InputError
-from evaluate import score
+from evaluate import score, score_vectors
 from gradient_cache import backward_in_parts
 from losses import LOSSES
 from model import EncoderConfig, SentenceEncoder, mean_pooling
 from recipe import LossTerm, Phase, Recipe
-from training import Columns, Trainer, phase_loss
+from training import Columns, Trainer, nested_loss, phase_loss
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +171,41 @@ def test_phase_loss_is_the_weighted_sum_and_every_counts_batches():
     for number in range(1, 7):
         expected = 2 * mse + (margin if number in (3, 6) else 0)
         torch.testing.assert_close(phase_loss(phase, Columns(first, second), labels, {}, number), expected)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4), n=st.integers(2, 9), seed=st.integers(0, 99),
+    loss=st.sampled_from(["cosent", "cosine_mse", "pearson", "nt_xent", "ranking", "distillation"]),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_a_nested_loss_is_the_mean_of_losses_on_shortened_vectors(lengths, n, seed, loss):
+    generator = torch.Generator().manual_seed(seed)
+    first, second, negatives, guide = (
+        F.normalize(torch.randn(*shape, generator=generator), dim=-1) for shape in ((n, 12), (n, 12), (n, 2, 12), (2 * n, 7))
+    )
+    labels = torch.rand(n, generator=generator) * 5
+    phase = Phase(losses={loss: LossTerm(guide="baseline" if loss == "distillation" else "none")})
+    guides = {"baseline": Columns(*guide.chunk(2))}
+    total = 0.0
+    for length in lengths:
+        short = [side[..., :length] / side[..., :length].norm(dim=-1, keepdim=True) for side in (first, second, negatives)]
+        total += phase_loss(phase, Columns(*short), labels, guides, 1)
+    nested = nested_loss(lengths, phase, Columns(first, second, negatives), labels, guides, 1)
+    torch.testing.assert_close(nested, total / len(lengths), atol=1e-5, rtol=1e-5)
+    plain = phase_loss(phase, Columns(first, second, negatives), labels, guides, 1)
+    assert nested_loss([], phase, Columns(first, second, negatives), labels, guides, 1) == plain
+
+
+def test_nested_training_makes_the_first_numbers_better(sides):
+    pairs = sides[1]
+
+    def spearman_of_first(length: int, nested: list[int]) -> float:
+        encoder = EncoderConfig(output_dim=16, heads=4, hidden_dim=16, dropout=0.1)
+        trained = Trainer(recipe(encoder=encoder, start="random", nested=nested, learning_rate=1e-2), *sides).run().encoder
+        first, second = (F.normalize(side[:, :length]) for side in encode_pairs(trained, pairs))
+        return score_vectors(first, second, pairs.labels).spearman
+
+    assert spearman_of_first(2, [2, 16]) > spearman_of_first(2, []) + 0.02
 
 
 def test_accumulated_batches_make_fewer_steps(sides):
