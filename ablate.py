@@ -38,11 +38,12 @@ SCORES = [f"{part} {metric}" for part in ("validation", "test") for metric in ("
 
 @dataclass(frozen=True)
 class AblationRun(Run):
-    """One run: a grid, its values of the fields, a seed."""
+    """One run: a grid, its values of the fields, a seed, and the folder of the stores it reads."""
 
     grid: str
     settings: dict[str, Any]
     seed: int
+    stores: Path
 
     def row(self) -> dict[str, Any]:
         """The run as a row of the table: settings, errors and correlations on both parts, seconds."""
@@ -77,8 +78,9 @@ def _run(out: Path, name: str, grid: dict[str, Any], settings: dict[str, Any], s
     values = ",".join(f"{field}={word}" for field, word in words.items()).replace("/", "_")
     folder = out / name / values / f"seed-{seed}"
     own = [argument for field, word in words.items() for argument in (f"--{field}", word)]
-    options = (*training_options(grid.get("options") or "", Path(grid["stores"]), folder, seed), *own)
-    return AblationRun(f"{name} {values}, seed {seed}", folder, "train.py", options, name, settings, seed)
+    stores = Path(grid["stores"])
+    options = (*training_options(grid.get("options") or "", stores, folder, seed), *own)
+    return AblationRun(f"{name} {values}, seed {seed}", folder, "train.py", options, name, settings, seed, stores)
 
 
 def write_runs(path: Path, runs: Sequence[AblationRun]) -> None:
