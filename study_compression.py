@@ -37,7 +37,7 @@ PUBLISHED_SPEARMAN = {0: "0.775", 0.5: "0.8145-0.8185", 0.75: "0.8145-0.8185", 1
 PUBLISHED_MSE = 0.0683  # the best of them
 SIZE = 32  # of the published vectors
 PARTS = {"validation": "dev", "test": "test"}
-METRICS = ("mse", "mae", "pearson", "spearman")
+METRICS = {"mse": "MSE", "mae": "MAE", "pearson": "Pearson", "spearman": "Spearman"}
 
 Row = list[str]
 Vectors = tuple[np.ndarray, np.ndarray]
@@ -80,10 +80,11 @@ class Study:
 
     def best_alpha(self) -> float:
         """The noise above 0 whose published network is best on the validation part."""
-        alphas = [alpha for alpha in self.values(PUBLISHED, "noise_alpha") if alpha]
-        return max(
-            alphas, key=lambda alpha: statistics.mean(self.scores(self.of(PUBLISHED, alpha=alpha), "validation", "spearman"))
-        )
+
+        def on_dev(alpha: float) -> float:
+            return statistics.mean(self.scores(self.of(PUBLISHED, alpha=alpha), "validation", "spearman"))
+
+        return max((alpha for alpha in self.values(PUBLISHED, "noise_alpha") if alpha), key=on_dev)
 
     def vectors(self, run: AblationRun, part: str) -> Vectors:
         """What the checkpoint of a run makes of the first and second sentences of a part: `(n, K)` each."""
@@ -101,15 +102,12 @@ class Study:
 
 def model_table(study: Study) -> str:
     """Each model at each size: errors and correlations on both parts, over seeds."""
-    titles = [
-        f"{PARTS[part]} {metric.upper() if metric in ('mse', 'mae') else metric.title()}" for part in PARTS for metric in METRICS
-    ]
-    rows: list[Row] = [
-        ["uncompressed", "384", *(f"{study.uncompressed(part, metric):.4f}" for part in PARTS for metric in METRICS), ""]
-    ]
+    columns = [(part, metric) for part in PARTS for metric in METRICS]
+    titles = [f"{PARTS[part]} {METRICS[metric]}" for part, metric in columns]
+    rows: list[Row] = [["uncompressed", "384", *(f"{study.uncompressed(*column):.4f}" for column in columns), ""]]
 
     def add(name: str, runs: list[AblationRun]) -> None:
-        scores = [mean_and_deviation(study.scores(runs, part, metric)) for part in PARTS for metric in METRICS]
+        scores = [mean_and_deviation(study.scores(runs, *column)) for column in columns]
         rows.append([name, str(runs[0].settings["encoder.output_dim"]), *scores, str(len(runs))])
 
     for grid in (PRINCIPAL, COMPRESS):
@@ -246,7 +244,8 @@ def main() -> None:
     write_runs(results / "compression.csv", runs)
     study = Study(runs, runs[0].stores)
     text = (
-        "# Small vectors\n\nSentence embeddings of 384 numbers made smaller, STS-B. Errors are of the plain cosine against score / 5. "
+        "# Small vectors\n\nSentence embeddings of 384 numbers made smaller, STS-B. Errors are of the plain cosine against "
+        "score / 5. "
         "Weights are chosen on dev; test is reported. Made by `make study-compression`.\n\n"
         f"{model_table(study)}\n## The published table\n\n{published_table(study)}\n{published_verdict(study)}\n"
         f"## Stored smaller\n\n{storage_table(study)}"
