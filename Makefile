@@ -7,6 +7,7 @@
 # make train-retrieval DATASET=FILE   train to find matches; train-tb with TensorBoard; mine for the negatives alone;
 #                                     evaluate for the scores of MODEL=FILE on the parts that training sets aside
 # make study-retrieval QUESTIONS=FILE   the table in results/retrieval.md: half an hour, resumable
+# make study-compression STSB=DIR   the tables in results/compression.md and four figures: half an hour on one core, resumable
 # make demo             a page in the browser: compare two sentences, rank lines, see the map
 # make export           model.bin as a folder for sentence-transformers: exported/
 # make clean            remove what was made here, but not model.bin
@@ -17,7 +18,8 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 STSB ?= data/stsb
 
-.PHONY: help train test lint study model bench train-retrieval train-tb evaluate mine study-retrieval demo export clean
+.PHONY: help train test lint study model bench train-retrieval train-tb evaluate mine study-retrieval study-compression \
+	demo export clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
@@ -47,6 +49,13 @@ SEEDS := 0 1 2
 
 study: $(KINDS:%=stores/%/test.store) $(SEEDS:%=stores/teacher-%/teacher.json)
 	$(RUN) study.py studies/sts.yaml
+
+# Small vectors: sentence embeddings, one token for each sentence.
+study-compression: stores/stsb-pooled/test.store
+	$(RUN) study_compression.py studies/compression.yaml
+
+stores/stsb-pooled/test.store: | .venv/installed
+	$(RUN) prepare_data.py $(STSB)/train.csv $(STSB)/dev.csv $(STSB)/test.csv --out $(@D) --pooled
 
 layers_of_stsb := 2,-1
 layers_of_stsb-word := word,-1

@@ -47,15 +47,8 @@ class Study:
     """The runs of the grids, and the pairs they were measured on."""
 
     def __init__(self, runs: Sequence[AblationRun], stores: Path) -> None:
-        """Take runs that are done and the folder of their token stores.
-
-        Raises:
-            InputError: where a grid of the study is missing.
-        """
+        """Take runs that are done and the folder of their token stores."""
         self.runs = runs
-        for grid in (PUBLISHED, PRINCIPAL, COMPRESS, NESTED):
-            if not any(run.grid == grid for run in runs):
-                raise InputError(f"this study has no grid {grid!r}")
         self.pairs: dict[str, PairData] = {
             part: open_pairs([stores / f"{name}.store"]) for part, name in {"training": "train", **PARTS}.items()
         }
@@ -240,6 +233,9 @@ def main() -> None:
     options = parser.parse_args()
     path, results = Path(options.study), Path(options.results)
     runs = read_ablation(path)
+    for grid in (PUBLISHED, PRINCIPAL, COMPRESS, NESTED):
+        if not any(run.grid == grid for run in runs):
+            raise InputError(f"no grid {grid!r}, which this study is made of", path=path)
     run_all(runs, options.workers)
     write_runs(results / "compression.csv", runs)
     study = Study(runs, runs[0].stores)
