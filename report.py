@@ -70,7 +70,8 @@ def draw_history(path: Path, history: Sequence[EpochRecord], baseline: float) ->
             color="0.45",
         )
     loss_axes.set_ylabel("loss / phase's first epoch")
-    loss_axes.legend(fontsize=8, ncols=2, frameon=False)
+    if loss_axes.lines:  # a run of no epochs has no losses
+        loss_axes.legend(fontsize=8, ncols=2, frameon=False)
     rank = np.array([record.validation_spearman for record in history])
     rank_axes.axhline(baseline, color="tab:gray", linestyle="--", label=f"mean pooling {baseline:.4f}")
     rank_axes.plot(epochs, rank, "o-", color="tab:blue", markersize=4, label="encoder")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 
 from dat_files import write_dat_files
 from data import PairData
+from many_runs import Run
 from text import TextEncoder
 from text_files import TextPairs
 from token_store import create_store, open_store, pack_json
@@ -132,6 +133,21 @@ def run_script(name: str, *arguments: str | Path, cwd: Path = ROOT) -> subproces
     """Run one of the project's commands as a user does."""
     command = [sys.executable, str(ROOT / name), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture
+def run_in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[Run], int], None]:
+    """In place of `many_runs.run_all`: runs of train.py without the start of a process for each, what is done not repeated."""
+    import train  # here, because few tests need it
+
+    def run_all(runs: Sequence[Run], workers: int) -> None:
+        for run in runs:
+            if not run.is_done():
+                with monkeypatch.context() as patch:
+                    patch.setattr("sys.argv", [run.script, *run.options, "--run_dir", str(run.folder)])
+                    train.main()
+
+    return run_all
 
 
 def last_line(result: subprocess.CompletedProcess[str]) -> str:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from conftest import last_line, learnable_pairs, run_script, store_pairs
 
+import ablate
 from ablate import read_ablation
 from errors import InputError
 
@@ -52,27 +54,32 @@ def test_a_grid_is_the_product_of_its_fields_and_seeds(tmp_path):
     assert (runs[-1].seed, runs[-1].settings) == (7, {}) and "other/dev.store" in runs[-1].options
 
 
-def test_runs_are_made_once_with_a_row_each(grids, tmp_path):
-    result = run_script("ablate.py", grids, "--out", tmp_path / "small.csv", "--workers", "2")
-    assert result.returncode == 0, result.stderr
+def test_each_run_is_made_once_and_has_a_row(grids, tmp_path, monkeypatch, run_in_process):
+    monkeypatch.setattr(ablate, "run_all", run_in_process)
+    monkeypatch.setattr("sys.argv", ["ablate.py", str(grids), "--out", str(tmp_path / "small.csv")])
+    ablate.main()
     rows = list(csv.DictReader((tmp_path / "small.csv").open()))
     assert [(row["grid"], row["noise_alpha"], row["nested"], row["seed"]) for row in rows] == [
         ("noise", "5", "", "3"),
         ("nested", "", "[4, 8]", "0"),
     ]
-    for row, run in zip(rows, read_ablation(grids), strict=True):
+    runs = read_ablation(grids)
+    for row, run in zip(rows, runs, strict=True):
         metrics = json.loads((run.folder / "metrics.json").read_text())
         for part in ("validation", "test"):
             for metric in ("mse", "mae", "pearson", "spearman"):
                 assert float(row[f"{part} {metric}"]) == pytest.approx(metrics[part]["encoder"][metric], abs=1e-6)
         assert float(row["seconds"]) == metrics["seconds"]
-    done, missing = (run.folder / "metrics.json" for run in read_ablation(grids)[:2])
-    before, table = os.stat(done).st_mtime_ns, (tmp_path / "small.csv").read_text()
-    missing.unlink()
-    assert run_script("ablate.py", grids, "--out", tmp_path / "small.csv").returncode == 0
-    assert os.stat(done).st_mtime_ns == before and missing.exists()
-    without_seconds = [line.rsplit(",", 1)[0] for line in table.splitlines()]
-    assert [line.rsplit(",", 1)[0] for line in (tmp_path / "small.csv").read_text().splitlines()] == without_seconds
+        recipe = yaml.safe_load((run.folder / "recipe.yaml").read_text())
+        assert (str(recipe["noise_alpha"]), str(recipe["nested"])) == (f"{float(row['noise_alpha'] or 0)}", row["nested"] or "[]")
+    done = [os.stat(run.folder / "metrics.json").st_mtime_ns for run in runs]
+    monkeypatch.undo()  # from here on as a user runs it, in processes
+    (runs[0].folder / "metrics.json").unlink()
+    result = run_script("ablate.py", grids, "--out", tmp_path / "small.csv", "--workers", "1")
+    assert result.returncode == 0 and "2 runs" in result.stdout, result.stderr
+    assert os.stat(runs[1].folder / "metrics.json").st_mtime_ns == done[1]
+    again = list(csv.DictReader((tmp_path / "small.csv").open()))
+    assert [{**row, "seconds": ""} for row in again] == [{**row, "seconds": ""} for row in rows]
 
 
 def test_what_is_no_grid_is_an_error(tmp_path):

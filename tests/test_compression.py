@@ -12,6 +12,7 @@ from conftest import learnable_pairs, run_script, store_pairs
 from jsonargparse import ArgumentParser
 from sklearn.metrics import mean_squared_error
 
+import study_compression
 from checkpoint import load_encoder, save_encoder
 from data import PairData, open_pairs
 from encoding import encode_pairs
@@ -19,7 +20,6 @@ from errors import InputError
 from evaluate import cosines
 from metrics import spearman
 from recipe import Recipe, add_recipe_arguments, parse_recipe
-from study_compression import main as study_compression
 from training import Trainer
 
 FOUR_FIGURES = ("loss", "cosines", "histograms", "sizes")
@@ -83,7 +83,8 @@ def test_a_compressed_checkpoint_is_one_as_any_other(sides, folder, tmp_path, pr
         assert result.returncode == 0 and (tmp_path / "map.png").exists(), result.stderr
 
 
-def test_the_study_writes_tables_and_four_figures(folder, tmp_path, monkeypatch, capsys):
+def test_the_study_writes_tables_and_four_figures(folder, tmp_path, monkeypatch, capsys, run_in_process):
+    monkeypatch.setattr(study_compression, "run_all", run_in_process)
     quick = "--phases.graded.epochs 2"
     path = tmp_path / "small.yaml"
     path.write_text(
@@ -95,7 +96,7 @@ def test_the_study_writes_tables_and_four_figures(folder, tmp_path, monkeypatch,
         f"  nested: {{options: '--preset compress {quick} --nested [8,32]', fields: {{encoder.output_dim: [32]}}}}\n"
     )
     monkeypatch.setattr("sys.argv", ["study_compression.py", str(path), "--results", str(tmp_path / "results")])
-    study_compression()
+    study_compression.main()
     assert "5 runs" in capsys.readouterr().out
     rows = list(csv.DictReader((tmp_path / "results" / "compression.csv").open()))
     assert [(row["grid"], row["noise_alpha"]) for row in rows][:3] == [
@@ -114,7 +115,7 @@ def test_a_study_without_a_grid_says_which_before_it_runs_anything(folder, tmp_p
     path.write_text(f"out: {tmp_path}/runs\nstores: {folder}\nseeds: [0]\ngrids: {{published: {{}}}}\n")
     monkeypatch.setattr("sys.argv", ["study_compression.py", str(path), "--results", str(tmp_path / "results")])
     with pytest.raises(InputError, match=r"less\.yaml: no grid 'principal components'"):
-        study_compression()
+        study_compression.main()
     assert not (tmp_path / "runs").exists()
 
 
