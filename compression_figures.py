@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from atomic import write_figure_atomically
 from metrics import spearman
@@ -30,6 +30,7 @@ def draw_losses(path: Path, losses: Mapping[str, Sequence[Sequence[float]]]) -> 
         axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.2, linewidth=0)
     axes.set_yscale("log")
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("training loss, noise included")
     axes.legend(fontsize=9, frameon=False)
     axes.grid(color="0.93")
