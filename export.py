@@ -68,7 +68,7 @@ def sentence_transformer(encoder: TextEncoder) -> SentenceTransformer:
     this project's own.
 
     Raises:
-        InputError: where its tokens are word embeddings, which sentence-transformers does not hand on.
+        InputError: where it takes word embeddings, which sentence-transformers does not hand on, or sentence embeddings.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
@@ -76,6 +76,8 @@ def sentence_transformer(encoder: TextEncoder) -> SentenceTransformer:
     from sentence_module import EncoderModule
 
     backbone, head = encoder.backbone, encoder.head.cpu()
+    if backbone.pooled:
+        raise InputError("the encoder takes sentence embeddings (--pooled), and this export hands on tokens")
     layers = backbone.layers.replace(" ", "").split(",")
     if WORD_LAYER in layers:
         raise InputError(

@@ -156,8 +156,10 @@ class TextEncoder:
         """Each token's share of the similarity of two sentences; explanation.py says what a share is.
 
         Raises:
-            InputError: where one of them is no string, or has no tokens.
+            InputError: where one of them is no string, or has no tokens, or the encoder sees sentence embeddings only.
         """
+        if self.backbone.pooled:
+            raise InputError("the encoder takes sentence embeddings (--pooled), no tokens that could have a share")
         ids, _ = self.backbone.tokenize(_strings([first, second]))
         for number, sentence in enumerate(ids, start=1):
             if not sentence:
@@ -179,7 +181,7 @@ def _untrained_head(backbone: Backbone, output_dim: int | None) -> SentenceEncod
         if output_dim < 1:
             raise InputError(f"output_dim is {output_dim}, expected 1 or more")
         head = SentenceEncoder(EncoderConfig("projection", input_dim=backbone.dim, output_dim=output_dim))
-    head.tokens_from = {"backbone": backbone.name, "layers": backbone.layers}
+    head.tokens_from = {"backbone": backbone.name, "layers": backbone.layers} | ({"pooled": True} if backbone.pooled else {})
     return head
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import learnable_pairs, run_script, store_pairs
+from conftest import SENTENCES, learnable_pairs, run_script, store_pairs
 from jsonargparse import ArgumentParser
 from sklearn.metrics import mean_squared_error
 
+import export
 import study_compression
 from checkpoint import load_encoder, save_encoder
 from data import PairData, open_pairs
@@ -20,6 +22,8 @@ from errors import InputError
 from evaluate import cosines
 from metrics import spearman
 from recipe import Recipe, add_recipe_arguments, parse_recipe
+from text import TextEncoder
+from text_store import BackboneSettings, text_store
 from training import Trainer
 
 FOUR_FIGURES = ("loss", "cosines", "histograms", "sizes")
@@ -81,6 +85,23 @@ def test_a_compressed_checkpoint_is_one_as_any_other(sides, folder, tmp_path, pr
     if preset == "compress":
         result = run_script("visualize_tsne.py", *model, *data, "--out", tmp_path / "map.png")
         assert result.returncode == 0 and (tmp_path / "map.png").exists(), result.stderr
+
+
+def test_the_text_front_takes_a_compressed_checkpoint(tiny_bert, tmp_path):
+    """What it gives for text is what the checkpoint gives for a pooled store of that text."""
+    text = "\n".join(f"{a}\t{b}\t{i}" for i, (a, b) in enumerate(pairwise(SENTENCES)))
+    (tmp_path / "pairs.tsv").write_text(f"{text}\n")
+    text_store(tmp_path / "pairs.tsv", BackboneSettings(str(tiny_bert), pooled=True), store_path=tmp_path / "pairs.store")
+    pairs = open_pairs([tmp_path / "pairs.store"])
+    small = recipe("--preset", "compress", "--encoder.output_dim", "4", "--phases.graded.epochs", "1")
+    save_encoder(tmp_path / "model.bin", Trainer(small, pairs, pairs).run().encoder)
+    front = TextEncoder(tmp_path / "model.bin")
+    first, _ = encode_pairs(load_encoder(tmp_path / "model.bin"), pairs)
+    np.testing.assert_allclose(front.encode(pairs.text().first), first, atol=1e-5)
+    with pytest.raises(InputError, match="sentence embeddings"):
+        front.explain("cat", "the cat sat")
+    with pytest.raises(InputError, match="sentence embeddings"):
+        export.sentence_transformer(front)
 
 
 def test_the_study_writes_tables_and_four_figures(folder, tmp_path, monkeypatch, capsys, run_in_process):
