@@ -7,6 +7,7 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ def save_encoder(path: str | os.PathLike[str], encoder: SentenceEncoder) -> int:
             "output_dim or hidden_dim",
             path=path,
         )
-    if path.exists():
+    if path.exists() and path.read_bytes() != buffer.getvalue():  # a run that goes on may write the same again
         with write_atomically(path.with_name(f"{path.name}.previous")) as file:
             file.write(path.read_bytes())
     with write_atomically(path) as file:
@@ -52,11 +53,34 @@ def load_encoder(path: str | os.PathLike[str]) -> SentenceEncoder:
     path = Path(path)
     if not path.is_file():
         raise InputError("no such file, expected a checkpoint such as model.bin", path=path)
+    state = load_tensors(path, "a checkpoint of this project")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
         encoder = SentenceEncoder(read_config(state))
         encoder.load_state_dict(state)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, ValueError, TypeError, EOFError, KeyError, OSError) as error:
-        reason = str(error).split("\n", 1)[0][:200]
-        raise InputError(f"not a checkpoint of this project, or damaged: {reason}", path=path) from error
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise InputError(_not_what_was_expected("a checkpoint of this project", error), path=path) from error
     return encoder.eval()
+
+
+def load_tensors(path: Path, expected: str) -> dict[str, Any]:
+    """A dictionary of tensors, numbers and text that `torch.save` wrote; nothing in the file can execute.
+
+    Args:
+        path: the file.
+        expected: what it should be, for the message of an error.
+
+    Raises:
+        InputError: where it is damaged or something else.
+    """
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(contents, dict):
+            raise ValueError(f"it holds a {type(contents).__name__}")
+        return contents
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, ValueError, TypeError, EOFError, KeyError, OSError) as error:
+        raise InputError(_not_what_was_expected(expected, error), path=path) from error
+
+
+def _not_what_was_expected(expected: str, error: Exception) -> str:
+    reason = str(error).split("\n", 1)[0][:200]
+    return f"not {expected}, or damaged: {reason}"

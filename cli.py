@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
@@ -35,6 +38,15 @@ def make_parser(prog: str, description: str) -> ArgumentParser:
     )
 
 
+def command_to_resume(folder: Path) -> str:
+    """The present command as one types it, to go on in a run's folder."""
+    arguments = [argument for argument in sys.argv if argument != "--resume"]
+    if not any(argument.split("=")[0] == "--run_dir" for argument in arguments):
+        arguments += ["--run_dir", str(folder)]
+    start = "torchrun with the options it had," if "TORCHELASTIC_RUN_ID" in os.environ else "python"
+    return f"{start} {shlex.join([*arguments, '--resume'])}"
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run the `main` of a script; bad input ends in one line on stderr and exit status 2.
 
@@ -52,8 +64,8 @@ def run_command(main: Callable[[], None]) -> None:
             raise
         place = f"{error.filename}: " if error.filename else ""
         _exit(2, f"error: {place}{error.strerror.lower()}")
-    except KeyboardInterrupt:
-        _exit(130, "stopped")
+    except KeyboardInterrupt as stop:
+        _exit(130, str(stop) or "stopped")
 
 
 def _exit(status: int, message: str) -> None:

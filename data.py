@@ -8,6 +8,7 @@ The way of the data:
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -72,6 +73,19 @@ class PairData:
         negatives = None if self.negatives is None else self.negatives[rows]
         first, second, labels = self.first[rows], self.second[rows], self.labels[rows]
         return replace(self, first=first, second=second, labels=labels, lessons=lessons, negatives=negatives)
+
+    def identity(self) -> str:
+        """A hash of all that training sees of them; the same data have the same, whatever file they come from."""
+        digests = self.tokens.digests
+        arrays = [digests[self.first], digests[self.second], self.labels]
+        if self.negatives is not None:
+            arrays.append(digests[self.negatives])
+        if self.lessons is not None:
+            arrays += [self.lessons.pairs, digests[self.lessons.unlabelled], self.lessons.vectors]
+        identity = hashlib.blake2b(digest_size=16)
+        for array in arrays:
+            identity.update(np.ascontiguousarray(array).data)
+        return identity.hexdigest()
 
     def text(self) -> TextPairs:
         """The pairs as text.
@@ -209,8 +223,8 @@ class PairBatch:
 
     Attributes:
         buckets: token embeddings `(b, T, D)` and lengths `(b,)`, all buckets together 2 (B + U) + B N sentences; T differs
-            from one to the next.
-        position: `(2 (B + U) + B N,)`, where in the buckets, one after the other, the first sentence of each pair is, then
+            from one to the next. Of several processes each has the buckets of its share.
+        position: `(2 (B + U) + B N,)`, where in the buckets, process after process, the first sentence of each pair is, then
             the second of each, those without label last on each side; then the negatives, pair after pair.
         labels: `(B,)`, 0-5.
         n_negatives: N.
@@ -233,6 +247,7 @@ def training_batches(
     bucket_size: int | None = None,
     unlabelled: int = 0,
     without_duplicates: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[PairBatch]:
     """All pairs once, in random order.
 
@@ -248,7 +263,9 @@ def training_batches(
         unlabelled: pairs of sentences without label beside them, U, drawn at random from the lessons, fewer where there are
             not so many.
         without_duplicates: no sentence belongs to two pairs of a batch.
+        share: which process this is, and of how many: each pads as many of the sentences, as long ones as the others.
     """
+    rank, n_processes = share
     if without_duplicates:
         sentences = [pairs.first[:, None], pairs.second[:, None]] + ([] if pairs.negatives is None else [pairs.negatives])
         batches = batches_without_duplicates(pairs.tokens.digests[np.concatenate(sentences, axis=1)], batch_size, rng)
@@ -266,11 +283,14 @@ def training_batches(
             negatives = pairs.negatives[rows]
         everything = np.concatenate([sides.ravel(), negatives.ravel()])
         by_length = np.argsort(pairs.tokens.lengths[everything], kind="stable")
+        shares = [by_length[process::n_processes] for process in range(n_processes)]
         position = np.empty_like(by_length)
-        position[by_length] = np.arange(len(by_length))
-        n_buckets = max(buckets, -(-len(everything) // bucket_size) if bucket_size else 0)
+        position[np.concatenate(shares)] = np.arange(len(by_length))
+        own = shares[rank]
+        n_buckets = max(buckets, -(-len(own) // bucket_size) if bucket_size else 0)
+        parts = [part for part in np.array_split(own, n_buckets) if len(part)] or [own]  # a small batch may leave a process none
         yield PairBatch(
-            buckets=[pairs.tokens.padded(everything[bucket]) for bucket in np.array_split(by_length, n_buckets) if len(bucket)],
+            buckets=[pairs.tokens.padded(everything[part]) for part in parts],
             position=torch.from_numpy(position),
             labels=torch.from_numpy(pairs.labels[rows]),
             n_negatives=negatives.shape[1],

@@ -34,25 +34,27 @@ def backward_in_parts(parts: Sequence[Part], encode: Callable[[Part], Tensor], l
     states, vectors = [], []
     with torch.no_grad():
         for part in parts:
-            states.append(_random_state())
+            states.append(random_state())
             vectors.append(encode(part))
     leaf = torch.cat(vectors).requires_grad_()
     loss = loss_of(leaf)
     loss.backward()
     assert leaf.grad is not None
-    after = _random_state()
+    after = random_state()
     for part, state, gradient in zip(parts, states, leaf.grad.split([len(part) for part in vectors]), strict=True):
-        _set_random_state(state)  # the same values are dropped again
+        set_random_state(state)  # the same values are dropped again
         encode(part).backward(gradient)
-    _set_random_state(after)
+    set_random_state(after)
     return loss.item()
 
 
-def _random_state():  # type: ignore[no-untyped-def]
+def random_state():  # type: ignore[no-untyped-def]
+    """The states of torch's random generators, of the CPU and of every GPU, as tensors."""
     devices = torch.empty(0, device="cuda") if torch.cuda.is_initialized() else torch.empty(0)
     return torch.get_rng_state(), get_device_states(devices)
 
 
-def _set_random_state(state) -> None:  # type: ignore[no-untyped-def]
+def set_random_state(state) -> None:  # type: ignore[no-untyped-def]
+    """Go back to what `random_state` gave."""
     torch.set_rng_state(state[0])
     set_device_states(*state[1])

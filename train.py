@@ -7,6 +7,8 @@ Examples:
     python train.py --data train.csv --validation dev.csv        on text
     python train.py --preset distilled --data train.csv --validation dev.csv --teacher teacher
     python train.py --preset published --phases.graded.epochs 40
+    python train.py --run_dir runs/mine --resume                 go on with a run that was stopped
+    torchrun --nproc-per-node 2 train.py                         in two processes
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+import processes
 from checkpoint import save_encoder
-from cli import PAIRS_HELP, make_parser, run_command
+from cli import PAIRS_HELP, command_to_resume, make_parser, run_command
 from data import PairData, open_pairs, split_by_groups
 from devices import choose_device
 from errors import InputError
@@ -29,6 +32,7 @@ from lessons import with_lessons
 from model import mean_pooling
 from recipe import Recipe, add_recipe_arguments, parse_recipe
 from report import draw_history, write_history, write_metrics, write_recipe
+from resume import SAVE_SECONDS, SavedRun, identity_of_run
 from starter import DATA, STARTER_DEV, STARTER_TEST, STARTER_TRAIN, has_dat_files
 from training import Trained, Trainer
 
@@ -54,6 +58,10 @@ def main() -> None:
     parser.add_argument("--teacher", help="folder that teacher.py made, to learn its similarities too; with --preset distilled")
     parser.add_argument("--out", help="the checkpoint (default: model.bin; runs/starter/model.bin for the starter pairs)")
     parser.add_argument("--run_dir", help="folder for history, figures, curve (default: runs/ and date, time and preset)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --run_dir that was stopped, to the same result"
+    )
+    parser.add_argument("--save_seconds", type=float, default=SAVE_SECONDS, help="how often a run is saved within an epoch")
     parser.add_argument("--cache_dir", help="folder for token stores, instead of beside their sources")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     # The encoder is small: a second thread saves a quarter of the time on an idle machine, but on a busy one the threads
@@ -63,12 +71,20 @@ def main() -> None:
     recipe, options = parse_recipe(parser, sys.argv[1:])
     if options.threads < 1:
         raise InputError(f"--threads is {options.threads}, expected 1 or more")
-    device = choose_device(options.device)
-    run = open_run(options, recipe)
+    device = processes.local_device(choose_device(options.device))
+    processes.join(device)
+    with processes.one_after_another():
+        run = open_run(options, recipe)
     torch.set_num_threads(options.threads)  # after the data: a backbone that encodes text uses all of them
-    begin = time.perf_counter()
-    trained = train_with_progress(recipe, run, device)
-    finish(recipe, run, trained, seconds=time.perf_counter() - begin)
+    identity = identity_of_run(recipe, run.training, run.validation)
+    saved = SavedRun(run.folder, identity, save_seconds=options.save_seconds, command=command_to_resume(run.folder))
+    if options.resume and (summary := saved.finished()):
+        print(f"The run in {run.folder}/ is finished: {summary}")
+    else:
+        trained = train_with_progress(recipe, run, device, saved, options.resume)
+        if processes.is_first():
+            finish(recipe, run, trained, saved)
+    processes.leave()
 
 
 def open_run(options, recipe: Recipe) -> Run:  # type: ignore[no-untyped-def]
@@ -91,20 +107,25 @@ def open_run(options, recipe: Recipe) -> Run:  # type: ignore[no-untyped-def]
             raise InputError(f"{name} tokens are {pairs.tokens.dim} wide, expected {training.tokens.dim} as the training tokens")
     if options.teacher:
         training = with_lessons(training, Path(options.teacher), set_aside)
+    if options.resume and not (options.run_dir or on_starter):
+        raise InputError("--resume needs to know which run: give its folder with --run_dir")
     folder = Path(options.run_dir or ("runs/starter" if on_starter else f"runs/{time.strftime('%Y%m%d-%H%M%S')}"))
     out = Path(options.out or (folder / "model.bin" if on_starter else "model.bin"))
     return Run(Path(options.config or options.preset).stem, training, validation, test, out, folder)
 
 
-def train_with_progress(recipe: Recipe, run: Run, device: torch.device) -> Trained:
-    """Train, with a progress bar that shows the loss, the validation Spearman and the time left."""
+def train_with_progress(recipe: Recipe, run: Run, device: torch.device, saved: SavedRun, resume: bool) -> Trained:
+    """Train, with a progress bar that shows the loss, the validation Spearman and the time left; the run is saved on the way."""
     trainer = Trainer(recipe, run.training, run.validation, device=device)
     for note in trainer.left_out:
         print(f"{note[0].upper()}{note[1:]}.")
     parameters = sum(parameter.numel() for parameter in trainer.encoder.parameters())
     print(f"{len(run.training):,} training pairs, {len(run.validation):,} validation pairs, {parameters:,} parameters, {device}")
     print(f"Mean pooling, before training: validation Spearman {trainer.baseline.spearman:.4f}")
-    with tqdm(total=trainer.total_batches, unit="batch", disable=None) as bar:
+    print(saved.begin(trainer, resume))
+    is_quiet = None if processes.is_first() else True
+    bar = tqdm(total=trainer.total_batches, initial=trainer.batches_done, unit="batch", disable=is_quiet)
+    with bar, saved.keeping(trainer):
 
         def show(phase: str, loss: float, spearman: float) -> None:
             bar.set_description(phase, refresh=False)
@@ -115,8 +136,9 @@ def train_with_progress(recipe: Recipe, run: Run, device: torch.device) -> Train
         return trainer.run()
 
 
-def finish(recipe: Recipe, run: Run, trained: Trained, seconds: float) -> None:
+def finish(recipe: Recipe, run: Run, trained: Trained, saved: SavedRun) -> None:
     """Write the checkpoint and the run's files, and print the encoder beside mean pooling."""
+    seconds = saved.seconds
     size = save_encoder(run.out, trained.encoder)
     write_history(run.folder / "history.csv", trained.history)
     write_recipe(run.folder / "recipe.yaml", recipe)
@@ -139,6 +161,7 @@ def finish(recipe: Recipe, run: Run, trained: Trained, seconds: float) -> None:
         "teacher": run.training.lessons is not None,
     }
     write_metrics(run.folder / "metrics.json", metrics)
+    saved.finish(f"{run.out}, weights of epoch {trained.epoch}, validation Spearman {trained.validation.spearman:.4f}")
     print_result(run, trained, scores, size, seconds)
 
 

@@ -28,7 +28,7 @@ from jsonargparse.typing import PositiveInt
 from tqdm import tqdm
 
 from checkpoint import load_encoder, save_encoder
-from cli import make_parser, run_command
+from cli import command_to_resume, make_parser, run_command
 from data import PairData, open_pairs, split_by_groups
 from encoding import encode
 from errors import InputError
@@ -38,6 +38,7 @@ from mining import Mining
 from model import EncoderConfig, SentenceEncoder, mean_pooling
 from recipe import CONFIGS, LossTerm, Phase, Recipe, as_arguments, check_recipe, read_recipe_file
 from report import draw_history, write_history, write_metrics
+from resume import SavedRun, identity_of_run
 from retrieval import RetrievalScores, find_documents, score_retrieval, with_mined_negatives
 from training import Trainer
 
@@ -200,8 +201,19 @@ def evaluate(pipeline: Pipeline, checkpoint: str) -> None:
     print(scoring.table(), end="")
 
 
-def run(pipeline: Pipeline, folder: Path, out: Path, *, tensorboard: bool = False) -> dict[str, Any]:
-    """The whole pipeline; what it came to, as in its metrics.json."""
+def run(
+    pipeline: Pipeline, folder: Path, out: Path, *, tensorboard: bool = False, resume: bool = False, command: str = ""
+) -> dict[str, Any]:
+    """The whole pipeline; what it came to, as in its metrics.json.
+
+    Args:
+        pipeline: what to do.
+        folder: for the run's files.
+        out: the checkpoint.
+        tensorboard: log there too.
+        resume: go on with the training that was stopped in this folder.
+        command: how to go on, for who presses Ctrl-C.
+    """
     recipe = pipeline.recipe()
     parts = open_parts(pipeline)
     scoring = Scoring(parts)
@@ -211,9 +223,11 @@ def run(pipeline: Pipeline, folder: Path, out: Path, *, tensorboard: bool = Fals
         miner = mining_encoder(pipeline.mining_model, training)
         training, mined = with_mined_negatives(miner, training, MATCH, pipeline.mining)
         print(mined.report())
-    begin = time.perf_counter()
     trainer = Trainer(recipe, training, parts.validation)
-    with tqdm(total=trainer.total_batches, unit="batch", disable=None) as bar, _log(folder, tensorboard) as log:
+    saved = SavedRun(folder, identity_of_run(recipe, training, parts.validation), command=command)
+    print(saved.begin(trainer, resume))
+    bar = tqdm(total=trainer.total_batches, initial=trainer.batches_done, unit="batch", disable=None)
+    with bar, _log(folder, tensorboard) as log, saved.keeping(trainer):
 
         def show(phase: str, loss: float, spearman: float) -> None:
             bar.set_postfix(loss=f"{loss:.3f}", validation=f"{spearman:.4f}", refresh=False)
@@ -222,7 +236,6 @@ def run(pipeline: Pipeline, folder: Path, out: Path, *, tensorboard: bool = Fals
 
         trainer.on_step = show
         trained = trainer.run()
-    seconds = time.perf_counter() - begin
     encoder = trained.encoder
     scoring.add("encoder", encoder)
     fell_back = scoring.scores["validation"]["encoder"].mrr < scoring.scores["validation"]["mean pooling"].mrr
@@ -239,11 +252,14 @@ def run(pipeline: Pipeline, folder: Path, out: Path, *, tensorboard: bool = Fals
         **scoring.figures(),
         "epoch": trained.epoch,
         "fell_back": fell_back,
-        "seconds": round(seconds, 1),
+        "seconds": round(saved.seconds, 1),
         "bytes": size,
     }
     write_metrics(folder / "metrics.json", metrics)
-    print(f"\n{scoring.table()}\n{out}: {size / 2**20:.2f} MiB, trained in {seconds:.0f} s. Curve, history, figures: {folder}/")
+    saved.finish(f"{out}, validation MRR@10 {scoring.scores['validation']['encoder'].mrr:.4f}")
+    print(
+        f"\n{scoring.table()}\n{out}: {size / 2**20:.2f} MiB, trained in {saved.seconds:.0f} s. Curve, history, figures: {folder}/"
+    )
     return metrics
 
 
@@ -273,6 +289,7 @@ def main() -> None:
     parser.add_argument("--run_dir", help="folder for figures, history, curve (default: runs/retrieval- and date and time)")
     parser.add_argument("--out", help="the checkpoint (default: model.bin in that folder)")
     parser.add_argument("--evaluate", metavar="FILE", help="train nothing: scores of this checkpoint on the parts set aside")
+    parser.add_argument("--resume", action="store_true", help="go on with the training in --run_dir that was stopped")
     parser.add_argument("--tensorboard", action="store_true", help="write to TensorBoard too, in that folder")
     parser.add_argument("--threads", type=PositiveInt, default=1, help="threads for the arithmetic of training")
     parser.add_class_arguments(Pipeline, None)
@@ -290,8 +307,11 @@ def main() -> None:
     if options.evaluate:
         evaluate(pipeline, options.evaluate)
         return
+    if options.resume and not options.run_dir:
+        raise InputError("--resume needs to know which run: give its folder with --run_dir")
     folder = Path(options.run_dir or f"runs/retrieval-{time.strftime('%Y%m%d-%H%M%S')}")
-    run(pipeline, folder, Path(options.out or folder / "model.bin"), tensorboard=options.tensorboard)
+    out, command = Path(options.out or folder / "model.bin"), command_to_resume(folder)
+    run(pipeline, folder, out, tensorboard=options.tensorboard, resume=options.resume, command=command)
 
 
 if __name__ == "__main__":

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import processes
 from data import PairBatch, PairData, training_batches
 from encoding import device_of, encode_pairs
 from errors import InputError
 from evaluate import Scores, score, score_vectors
-from gradient_cache import backward_in_parts
+from gradient_cache import backward_in_parts, random_state, set_random_state
 from losses import LOSSES, WITH_NEGATIVES, WITHOUT_LABELS
 from model import SentenceEncoder, mean_pooling
 from noise import add_noise
@@ -79,7 +82,16 @@ class _Best:
 
 
 class Trainer:
-    """Trains one encoder by a recipe."""
+    """Trains one encoder by a recipe.
+
+    Attributes:
+        epoch: epochs that are done, of all phases.
+        losses: of the batches that are done of the epoch after these.
+        history: a record of each epoch that is done.
+        best: the best weights so far.
+        on_step: called after each batch with the phase's name, the loss, and the last validation Spearman.
+        on_safe_point: called where `state_dict` holds all there is: after each step of the optimiser and each epoch.
+    """
 
     def __init__(
         self,
@@ -88,7 +100,6 @@ class Trainer:
         validation: PairData,
         *,
         device: torch.device | str = "cpu",
-        on_step: Callable[[str, float, float], None] | None = None,
     ) -> None:
         """Set everything up and score mean pooling, `baseline`; nothing is trained yet.
 
@@ -99,7 +110,6 @@ class Trainer:
             training: pairs to learn from.
             validation: pairs to choose the best weights by; no sentence of them should be in `training`.
             device: where the encoder runs.
-            on_step: called after each batch with the phase's name, the loss, and the last validation Spearman.
 
         Raises:
             InputError: where no phase has pairs to train on, or there is a teacher and no loss for it, or the other way round.
@@ -110,7 +120,8 @@ class Trainer:
         self.recipe = recipe
         self.training = training
         self.validation = validation
-        self.on_step = on_step
+        self.on_step: Callable[[str, float, float], None] | None = None
+        self.on_safe_point: Callable[[], None] | None = None
         self.encoder = SentenceEncoder(replace(recipe.encoder, input_dim=training.tokens.dim)).to(device)
         description = training.tokens.description
         self.encoder.tokens_from = {key: description.get(key) for key in ("backbone", "layers")}
@@ -119,6 +130,7 @@ class Trainer:
         if recipe.start != "random":
             vectors = encode_pairs(mean_pooling(training.tokens.dim), training)
             self.encoder.start_as_mean_pooling(torch.cat(vectors), centred=recipe.start == "centred")
+        processes.copy_from_first(self.encoder.parameters())
         self.left_out: list[str] = []
         self.phase_pairs = {name: self._pairs_of(name, phase) for name, phase in recipe.phases.items()}
         self.phases = {name: phase for name, phase in recipe.phases.items() if len(self.phase_pairs[name]) >= 2}
@@ -135,6 +147,8 @@ class Trainer:
             min_lr=recipe.min_learning_rate,
         )
         self.baseline = score(mean_pooling(validation.tokens.dim), validation)
+        self.epoch = 0
+        self.losses: list[float] = []
         self.history: list[EpochRecord] = []
         self.best: _Best | None = None
         self.latest_spearman = 0.0
@@ -166,16 +180,60 @@ class Trainer:
         """Steps of the optimiser in the whole run."""
         return sum(phase.epochs * self._steps_per_epoch(name) for name, phase in self.phases.items())
 
+    @property
+    def batches_done(self) -> int:
+        """Batches that are done, of the whole run."""
+        of_epochs = [self._batches_per_epoch(name) for name, phase in self.phases.items() for _ in range(phase.epochs)]
+        return sum(of_epochs[: self.epoch]) + len(self.losses)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides how the run goes on, as tensors, numbers and text; only at a safe point.
+
+        The order of the pairs needs no state: it follows from the seed and the epoch.
+        """
+        return {
+            "encoder": self.encoder.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random": random_state(),
+            "epoch": self.epoch,
+            "losses": self.losses,
+            "history": [asdict(record) for record in self.history],
+            "best": self.best and vars(self.best),
+            "latest_spearman": self.latest_spearman,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a trainer of the same recipe and data was: `run` does what was left to do, to the same bits."""
+        self.encoder.load_state_dict(state["encoder"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.epoch, self.losses = state["epoch"], list(state["losses"])
+        self.history = [EpochRecord(**record) for record in state["history"]]
+        self.best = _Best(**state["best"]) if state["best"] else None
+        self.latest_spearman = state["latest_spearman"]
+        set_random_state(state["random"])
+
+    def best_encoder(self) -> SentenceEncoder:
+        """The best encoder so far."""
+        encoder = copy.deepcopy(self.encoder)
+        if self.best is not None:
+            encoder.load_state_dict(self.best.weights)
+        return encoder.eval()
+
     def run(self) -> Trained:
-        """Train all phases and give the best encoder."""
+        """Train all phases, or what is left of them, and give the best encoder."""
         epoch = 0
         for name, phase in self.phases.items():
-            if phase.epochs:
+            if phase.epochs and epoch == self.epoch and not self.losses:
                 self._begin_phase(name, phase, epoch)
             for _ in range(phase.epochs):
                 epoch += 1
-                loss = self._train_epoch(name, phase, epoch)
-                self._finish_epoch(name, phase, epoch, loss)
+                if epoch > self.epoch:
+                    loss = self._train_epoch(name, phase, epoch)
+                    self._finish_epoch(name, phase, epoch, loss)
+                    self.epoch = epoch
+                    self._safe_point()
         if self.best is not None:
             self.encoder.load_state_dict(self.best.weights)
             epoch = self.best.epoch
@@ -194,16 +252,13 @@ class Trainer:
         if epoch == 0:
             self._finish_epoch(name, phase, epoch, loss=float("nan"))
         elif phase.select != "none" and (self.best is None or self.best.criterion != _criterion(name, phase)):
-            vectors = encode_pairs(self.encoder, self.validation)
-            spearman = score_vectors(*vectors, self.validation.labels).spearman
-            self._consider(name, phase, epoch, self._loss_of(phase, *vectors), spearman)
+            self._consider(name, phase, epoch, *self._validate(phase))
 
     def _train_epoch(self, name: str, phase: Phase, epoch: int) -> float:
         """One pass over the phase's pairs; the mean loss."""
         # A generator for each epoch: the order does not depend on what was drawn before.
         rng = np.random.default_rng([self.recipe.seed, epoch])
         pairs, recipe = self.phase_pairs[name], self.recipe
-        losses: list[float] = []
         self.encoder.train()
         batches = training_batches(
             pairs,
@@ -212,20 +267,31 @@ class Trainer:
             bucket_size=recipe.sentences_at_a_time or None,
             unlabelled=phase.unlabelled,
             without_duplicates=phase.without_duplicates,
+            share=(processes.rank(), processes.count()),
         )
-        for number, batch in enumerate(batches, start=1):
-            losses.append(self._backward(phase, batch, number))
-            if number % recipe.accumulation == 0:
+        for number, batch in islice(enumerate(batches, start=1), len(self.losses), None):
+            self.losses.append(self._backward(phase, batch, number))
+            ends_step = number % recipe.accumulation == 0
+            if ends_step:
                 self._step()
             if self.on_step:
-                self.on_step(name, losses[-1], self.latest_spearman)
-        if len(losses) % recipe.accumulation:
+                self.on_step(name, self.losses[-1], self.latest_spearman)
+            if ends_step:
+                self._safe_point()
+        if len(self.losses) % recipe.accumulation:
             self._step()
-        return float(np.mean(losses))
+        loss, self.losses = float(np.mean(self.losses)), []
+        return loss
+
+    def _safe_point(self) -> None:
+        if self.on_safe_point:
+            self.on_safe_point()
 
     def _backward(self, phase: Phase, batch: PairBatch, number: int) -> float:
         """Add the gradient of a batch to the weights; its loss."""
         device = device_of(self.encoder)
+        if processes.count() > 1:  # what is dropped differs between processes, and needs no state to go on from
+            torch.manual_seed(_seed_of(self.recipe.seed, self.epoch, number, processes.rank()))
         guides = {name: _in_columns(vectors, batch) for name, vectors in self._guides_of(phase, batch).items()}
         position, labels = batch.position.to(device), batch.labels.to(device)
 
@@ -241,38 +307,38 @@ class Trainer:
             return self.encoder(*with_noise(bucket))
 
         if self.recipe.sentences_at_a_time:
-            loss = backward_in_parts(batch.buckets, encode, loss_of)
+            loss = backward_in_parts(batch.buckets, encode, lambda own: loss_of(processes.gather(own, len(position))))
         else:
-            total = loss_of(self._vectors(self.encoder, map(with_noise, batch.buckets)))
+            total = loss_of(self._vectors(self.encoder, map(with_noise, batch.buckets), len(position)))
             total.backward()
             loss = total.item()
         return loss * self.recipe.accumulation
 
     def _step(self) -> None:
+        processes.sum_gradients(self.encoder.parameters())
         nn.utils.clip_grad_norm_(self.encoder.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
 
-    def _vectors(self, encoder: SentenceEncoder, buckets: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-        """The sentence vectors of a batch, bucket after bucket; the head sees them together."""
+    def _vectors(self, encoder: SentenceEncoder, buckets: Iterable[tuple[Tensor, Tensor]], total: int) -> Tensor:
+        """The `total` sentence vectors of a batch, bucket after bucket; the head sees those of a process together."""
         device = device_of(self.encoder)
         pooled = torch.cat([encoder.pool(tokens.to(device), lengths.to(device)) for tokens, lengths in buckets])
-        return encoder.vectors(pooled)
+        return processes.gather(encoder.vectors(pooled), total)
 
     def _guides_of(self, phase: Phase, batch: PairBatch) -> dict[str, Tensor]:
         """What mean pooling and the teacher make of a batch, in the order of `position`, where a loss of the phase asks for it."""
         guides, wanted, device = {}, _guide_names(phase), device_of(self.encoder)
         if "baseline" in wanted:
-            guides["baseline"] = self._vectors(mean_pooling(self.training.tokens.dim), batch.buckets)[batch.position.to(device)]
+            baseline = self._vectors(mean_pooling(self.training.tokens.dim), batch.buckets, len(batch.position))
+            guides["baseline"] = baseline[batch.position.to(device)]
         if "teacher" in wanted and batch.teacher is not None:
             guides["teacher"] = batch.teacher.to(device)
         return guides
 
     def _finish_epoch(self, name: str, phase: Phase, epoch: int, loss: float) -> None:
-        vectors = encode_pairs(self.encoder, self.validation)
-        self.latest_spearman = score_vectors(*vectors, self.validation.labels).spearman
-        validation_loss = self._loss_of(phase, *vectors)
+        validation_loss, self.latest_spearman = self._validate(phase)
         self.history.append(
             EpochRecord(
                 epoch=epoch,
@@ -284,6 +350,15 @@ class Trainer:
                 selected=self._consider(name, phase, epoch, validation_loss, self.latest_spearman),
             )
         )
+
+    def _validate(self, phase: Phase) -> tuple[float, float]:
+        """The phase's loss and Spearman on the validation pairs; one process finds them, so that all choose the same weights."""
+        loss = spearman = 0.0
+        if processes.is_first():
+            vectors = encode_pairs(self.encoder, self.validation)
+            loss, spearman = self._loss_of(phase, *vectors), score_vectors(*vectors, self.validation.labels).spearman
+        loss, spearman = processes.agree([loss, spearman], device_of(self.encoder))
+        return loss, spearman
 
     def _consider(self, name: str, phase: Phase, epoch: int, loss: float, spearman: float) -> bool:
         """Keep the present weights if they are the best so far by the phase's criterion."""
@@ -377,6 +452,10 @@ def phase_loss(phase: Phase, vectors: Columns, labels: Tensor, guides: Mapping[s
             loss = LOSSES[name](vectors.first[:n], vectors.second[:n], labels, guide, **more, **term.options)
             total = total + term.weight * loss
     return total
+
+
+def _seed_of(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def _guide_names(phase: Phase) -> set[str]:
