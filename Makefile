@@ -1,6 +1,7 @@
 # make train            set up, prepare the starter pairs, train, evaluate, draw
 # make test             set up, run the tests
 # make lint             check style and types
+# make judge            check model.py and model.bin as a judge will: Python 3.12, torch 2.3.0 and nothing else
 # make study STSB=DIR   the study in results/sts.md, from DIR/train.csv, dev.csv, test.csv: hours on two cores, resumable
 # make model STSB=DIR   model.bin as it ships and its pictures: half an hour
 # make bench STSB=DIR   results/speed.md: everything that is said about speed, on an idle machine
@@ -18,7 +19,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 STSB ?= data/stsb
 
-.PHONY: help train test lint study model bench train-retrieval train-tb evaluate mine study-retrieval study-compression \
+.PHONY: help train test lint check judge study model bench train-retrieval train-tb evaluate mine study-retrieval study-compression \
 	demo export clean
 
 help:
@@ -42,6 +43,23 @@ lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+check: .venv/installed
+	$(RUN) check_submission.py
+
+# What judges have, in an environment of its own; JUDGE=FOLDER takes one that is there.
+JUDGE ?= .judge
+
+judge: $(JUDGE)/bin/python
+	$(JUDGE)/bin/python check_submission.py
+
+$(JUDGE)/bin/python:
+	@for python in python3.12 $$HOME/.pyenv/versions/3.12*/bin/python; do \
+		if $$python -c "" 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then echo "error: no Python 3.12 here, expected python3.12 on PATH or one of pyenv" >&2; exit 2; fi; \
+	$$found -m venv $(JUDGE) && \
+	$(JUDGE)/bin/pip install --quiet --disable-pip-version-check torch==2.3.0 "numpy<2" || { rm -rf $(JUDGE); exit 1; }
 
 # The study of the README: four kinds of token embeddings, nine arms, three seeds. A run that is done is not repeated.
 KINDS := stsb stsb-word stsb-early stsb-static
@@ -118,4 +136,4 @@ export: .venv/installed
 	$(RUN) export.py --model $(MODEL) --out $(EXPORTED)
 
 clean:
-	rm -rf .venv runs stores exported data/starter/*.store
+	rm -rf .venv .judge runs stores exported data/starter/*.store
