@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import growth
 import inference
 import mining_speed
+import process_speed
 import reading
 import text_speed
 import torch
@@ -28,7 +29,7 @@ from data import open_pairs
 from errors import InputError
 from recipe import add_recipe_arguments, parse_recipe
 
-TABLES = ("inference", "text", "training", "reading", "mining", "growth")
+TABLES = ("inference", "text", "training", "processes", "reading", "mining", "growth")
 
 
 def main() -> None:
@@ -51,6 +52,7 @@ def main() -> None:
         "inference": ("Inference", lambda: inference.run(test, options.model)),
         "text": ("Text to vectors", lambda: text_speed.run(test, options.model)),
         "training": ("Training", lambda: training_speed.run(train, dev, recipe)),
+        "processes": ("Training in several processes", lambda: process_speed.run(Path(options.stsb))),
         "reading": ("Reading .dat files", lambda: reading.run(train)),
         "mining": ("Mining hard negatives", mining_speed.run),
         "growth": ("Growth", lambda: growth.run(train, dev, recipe, Path(options.out).with_suffix(".png"))),
