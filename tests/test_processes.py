@@ -19,6 +19,7 @@ OPTIONS = (
     *("--encoder.output_dim", "16", "--encoder.heads", "4", "--encoder.hidden_dim", "16", "--encoder.dropout", "0"),
     *("--phases.contrastive.epochs", "1", "--phases.contrastive.losses.nt_xent.guide", "baseline"),
     *("--phases.graded.epochs", "2", "--device", "cpu", "--never_below_baseline", "false"),
+    *("--phases.contrastive.select", "none", "--phases.graded.select", "none"),  # the last weights, whatever they are worth
 )
 
 
