@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -55,15 +54,19 @@ def load_encoder(path: str | os.PathLike[str]) -> SentenceEncoder:
         raise InputError("no such file, expected a checkpoint such as model.bin", path=path)
     state = load_tensors(path, "a checkpoint of this project")
     try:
-        encoder = SentenceEncoder(read_config(state))
-        encoder.load_state_dict(state)
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        with torch.device("meta"):  # without memory: a configuration may claim any size, the tensors in the file are what they are
+            encoder = SentenceEncoder(read_config(state))
+        encoder.load_state_dict(state, assign=True)
+        if any(parameter.dtype != torch.float32 for parameter in encoder.parameters()):
+            raise ValueError("its weights are not float32")
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, OverflowError, ArithmeticError) as error:
         raise InputError(_not_what_was_expected("a checkpoint of this project", error), path=path) from error
     return encoder.eval()
 
 
 def load_tensors(path: Path, expected: str) -> dict[str, Any]:
-    """A dictionary of tensors, numbers and text that `torch.save` wrote; nothing in the file can execute.
+    """A dictionary of tensors, numbers and text that `torch.save` wrote; nothing in the file can execute, nor can it claim more
+    memory than it is long.
 
     Args:
         path: the file.
@@ -73,12 +76,28 @@ def load_tensors(path: Path, expected: str) -> dict[str, Any]:
         InputError: where it is damaged or something else.
     """
     try:
+        size = path.stat().st_size
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > size:
+                raise ValueError("it would unpack to more than it is long")
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} is wrong")
         contents = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(contents, dict):
             raise ValueError(f"it holds a {type(contents).__name__}")
+        if _largest_tensor(contents) > size:
+            raise ValueError("a tensor claims to be larger than the file")
         return contents
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, ValueError, TypeError, EOFError, KeyError, OSError) as error:
+    except Exception as error:  # a damaged pickle ends in an exception of any kind
         raise InputError(_not_what_was_expected(expected, error), path=path) from error
+
+
+def _largest_tensor(value: Any) -> int:
+    """Bytes of the largest tensor in nested containers, as its shape has it; what it is a view of may be smaller."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return max(map(_largest_tensor, parts), default=0)
 
 
 def _not_what_was_expected(expected: str, error: Exception) -> str:

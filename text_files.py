@@ -10,13 +10,14 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
 from errors import InputError
 
 MAX_LABEL = 5.0
+Row = TypeVar("Row", bytes, list[str])
 HEADER_WORDS = {"label", "score", "similarity", "similarity_score", "gold", "is_duplicate"}
 
 
@@ -49,24 +50,35 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
     Raises:
         InputError: for a missing file, a blank line between others, an empty file, damaged compression.
     """
-    path = Path(path)
-    blank = number = 0
+    return _without_blank_end(((number, line.rstrip(b"\r\n")) for number, line in _whole_lines(Path(path))), Path(path))
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """All lines with their ends, without the byte-order mark."""
+    number = 0
     with open_bytes(path) as file:
         try:
             for number, line in enumerate(file, start=1):
-                line = line.rstrip(b"\r\n")
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if not line.strip():
-                    blank = blank or number
-                    continue
-                if blank:
-                    raise InputError("blank line, expected a row", path=path, line=blank)
-                yield number, line
+                yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise InputError(f"damaged gzip file ({error})", path=path, line=number + 1) from error
-    if number == 0 or blank == 1:
-        raise InputError("the file is empty", path=path)
+            raise InputError(
+                f"damaged gzip file ({error}), expected one that gzip -t accepts", path=path, line=number + 1
+            ) from error
+
+
+def _without_blank_end(rows: Iterator[tuple[int, Row]], path: Path) -> Iterator[tuple[int, Row]]:
+    """Rows with their line numbers but not the blank ones at the end; one between others is an error."""
+    blank = last = 0
+    for number, row in rows:
+        if any(field.strip() for field in ([row] if isinstance(row, bytes) else row)):
+            if blank:
+                raise InputError("blank line, expected a row", path=path, line=blank)
+            last = number
+            yield number, row
+        else:
+            blank = blank or number
+    if not last:
+        raise InputError("the file is empty, expected a row on each line", path=path)
 
 
 def is_text(path: Path) -> bool:
@@ -135,9 +147,14 @@ def _tab_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    rows = csv.reader((decode(line, path, number) for number, line in read_lines(path)), strict=True)
-    try:
-        for row in rows:
-            yield rows.line_num, row
-    except csv.Error as error:
-        raise InputError(f"not a row of comma-separated values ({error})", path=path, line=rows.line_num) from error
+    # The lines keep their ends: within quotes they belong to the sentence.
+    rows = csv.reader((decode(line, path, number) for number, line in _whole_lines(path)), strict=True)
+
+    def numbered() -> Iterator[tuple[int, list[str]]]:
+        try:
+            for row in rows:
+                yield rows.line_num, row
+        except csv.Error as error:
+            raise InputError(f"not a row of comma-separated values ({error})", path=path, line=rows.line_num) from error
+
+    return _without_blank_end(numbered(), path)

@@ -23,8 +23,10 @@ def parse_token_row(row: bytes, dim: int | None, path: str | os.PathLike[str], n
         path: the file and
         number: the line, for the message of an error.
     """
-    counts = row[:64].split(None, 2)[:2]
+    counts = row.lstrip()[:64].split(None, 2)[:2]
     try:
+        if any(b"_" in count for count in counts):  # Python's int would take 1_0 for 10
+            raise ValueError
         n_tokens, width = int(counts[0]), int(counts[1])
     except (ValueError, IndexError):
         shown = row[:40].decode("utf-8", "replace")

@@ -9,6 +9,7 @@ repeatedly on the open file reads all of it:
     lengths   int64 (n,)       the number of tokens of each sentence
     digests   uint64 (n,)      a hash of each sentence's tokens: the same tokens, the same sentence
     ...                        arrays that belong to the sentences, such as pairs and labels
+    checksum  uint8            of everything but the tokens; stores made before there was one are read without
 
 Only `tokens` is large; it is mapped, never read whole. It comes first because it is streamed to disk before the
 number of sentences is known.
@@ -148,10 +149,13 @@ class TokenStoreWriter:
             arrays[name][numbers] = values
         arrays.update(extra)
         contents = {"format": FORMAT_VERSION, "arrays": list(arrays), "description": dict(description)}
+        tokens_end = self._file.tell()
         for array in (pack_json(contents), *arrays.values()):
             np.save(self._file, array, allow_pickle=False)
         self._file.seek(0)
         self._write_tokens_header()
+        checksum = _checksum(self._file, self._file.tell(), tokens_end)
+        np.save(self._file, checksum, allow_pickle=False)
 
 
 @contextmanager
@@ -182,12 +186,19 @@ def open_store(path: str | os.PathLike[str]) -> TokenStore:
             if contents["format"] != FORMAT_VERSION:
                 raise ValueError(f"format version {contents['format']}")
             arrays = {name: np.load(file, allow_pickle=False) for name in contents["arrays"]}
+            end = file.tell()
+            if file.read(1):
+                expected = _checksum(file, offset, offset + tokens.nbytes, end)
+                if not np.array_equal(np.load(file, allow_pickle=False), expected) or file.read(1):
+                    raise ValueError("its checksum is wrong")
         starts, lengths, digests = (arrays.pop(name) for name in ("starts", "lengths", "digests"))
         if len(lengths) and (min(starts.min(), lengths.min()) < 0 or (starts + lengths).max() > len(tokens)):
             raise ValueError("sentences outside the tokens")
         part = np.zeros(len(lengths), dtype=np.int64)
         return TokenStore((tokens,), part, starts, lengths, digests, arrays, contents["description"])
-    except (ValueError, KeyError, TypeError, EOFError, OverflowError, MemoryError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a damaged header ends in an exception of any kind
         raise InputError(f"not a token store of this version, or damaged ({error}); make it again", path=path) from error
 
 
@@ -199,6 +210,16 @@ def _read_tokens_header(file: BinaryIO) -> tuple[tuple[int, int], int]:
     if fortran_order or dtype != np.dtype("<f4") or len(shape) != 2:
         raise ValueError("tokens are not float32 rows")
     return shape, file.tell()
+
+
+def _checksum(file: BinaryIO, tokens_begin: int, tokens_end: int, end: int | None = None) -> np.ndarray:
+    """A hash of a store file before and after its tokens, up to `end` or to its last byte; the file is left there."""
+    checksum = hashlib.blake2b(digest_size=16)
+    file.seek(0)
+    checksum.update(file.read(tokens_begin))
+    file.seek(tokens_end)
+    checksum.update(file.read() if end is None else file.read(end - tokens_end))
+    return np.frombuffer(checksum.digest(), dtype=np.uint8)
 
 
 def pack_json(value: Any) -> np.ndarray:
