@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shlex
 import sys
@@ -13,6 +14,12 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from errors import InputError
 
+ADVICE = {
+    errno.ENOSPC: ", nothing was written there; make room, or choose another folder",
+    errno.EFBIG: ", nothing was written there; the system allows no file of this size, choose another folder",
+    errno.EACCES: "; choose another folder or file, or ask for the right to use it",
+    errno.EROFS: "; choose a folder that can be written",
+}
 PAIRS_HELP = "a .store file, text (.csv, .tsv), a folder with .dat files, or the paths of the .dat files"
 
 
@@ -63,7 +70,7 @@ def run_command(main: Callable[[], None]) -> None:
         if error.strerror is None:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        _exit(2, f"error: {place}{error.strerror.lower()}")
+        _exit(2, f"error: {place}{error.strerror.lower()}{ADVICE.get(error.errno or 0, '')}")
     except KeyboardInterrupt as stop:
         _exit(130, str(stop) or "stopped")
 

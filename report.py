@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from atomic import write_csv_atomically, write_figure_atomically, write_text_atomically
+from data import PairData
 from recipe import Recipe
 from training import EpochRecord
 
@@ -31,11 +33,25 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
     write_text_atomically(path, yaml.safe_dump(asdict(recipe), sort_keys=False))
 
 
+def data_facts(pairs: PairData) -> dict[str, Any]:
+    """What tells the data of a run from others: how many pairs, a hash of them, where their tokens come from."""
+    return {"pairs": len(pairs), "identity": pairs.identity(), "tokens": dict(pairs.tokens.description)}
+
+
+def git_commit() -> str | None:
+    """The commit of the code, with -dirty where files were changed since; None where this is no git repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
-    """Figures of the run as JSON, with the versions that made them."""
+    """Figures of the run as JSON, with the commit and the versions that made them."""
     versions = {"python": platform.python_version()}
     versions |= {module.__name__: module.__version__ for module in (torch, np)}
-    write_text_atomically(path, json.dumps({**metrics, "versions": versions}, indent=2) + "\n")
+    write_text_atomically(path, json.dumps({**metrics, "commit": git_commit(), "versions": versions}, indent=2) + "\n")
 
 
 def draw_history(path: Path, history: Sequence[EpochRecord], baseline: float) -> None:

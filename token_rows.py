@@ -56,9 +56,11 @@ def _parse_numbers(text: bytes, parser: simdjson.Parser = simdjson.Parser()) -> 
         except (ValueError, TypeError, RuntimeError):  # RuntimeError: an integer of more than 64 bits
             pass
     try:
-        return np.fromstring(text, dtype=np.float32, sep=" ")  # type: ignore[call-overload]
+        values = np.fromstring(text, dtype=np.float32, sep=" ")  # type: ignore[call-overload]
     except ValueError:
-        return np.empty(0, np.float32)
+        values = np.empty(0, np.float32)
+    # NumPy takes control characters for white space, which separates nothing elsewhere.
+    return values if len(values) == len(text.split()) else np.empty(0, np.float32)
 
 
 def _what_is_wrong(fields: list[bytes], n_tokens: int, dim: int) -> str:

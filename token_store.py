@@ -21,7 +21,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -250,17 +250,23 @@ def identity_of(path: str | os.PathLike[str]) -> dict[str, Any]:
 def cached_store(path: Path, description: Mapping[str, Any], build: Callable[[Path], None]) -> TokenStore:
     """Open the store at `path`, made anew by `build(path)` unless it is there, whole, and of this `description`.
 
+    Several processes may open and build it at the same time: each writes a file of its own and moves it into place whole, and
+    who has the earlier one open keeps it.
+
     Raises:
-        InputError: where the folder of the store cannot be written.
+        InputError: where the folder of the store cannot be written, or others keep replacing the store.
     """
-    try:
-        store = open_store(path)
-        if store.description == json.loads(json.dumps(description)):
-            return store
-    except InputError:
-        pass  # missing or damaged: made again
-    try:
-        build(path)
-    except PermissionError as error:
-        raise InputError("cannot write here, give another folder for token stores with --cache_dir", path=path.parent) from error
-    return open_store(path)
+    wanted = json.loads(json.dumps(description))
+    for attempt in range(3):  # another process may replace it by one of another description before it is opened here
+        with suppress(InputError):  # missing or damaged: made again
+            store = open_store(path)
+            if store.description == wanted:
+                return store
+        try:
+            if attempt < 2:
+                build(path)
+        except PermissionError as error:
+            raise InputError(
+                "cannot write here, give another folder for token stores with --cache_dir", path=path.parent
+            ) from error
+    raise InputError("another process keeps replacing this token store by another one; give each its own --cache_dir", path=path)

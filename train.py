@@ -31,7 +31,7 @@ from evaluate import score, score_table
 from lessons import with_lessons
 from model import mean_pooling
 from recipe import Recipe, add_recipe_arguments, parse_recipe
-from report import draw_history, write_history, write_metrics, write_recipe
+from report import data_facts, draw_history, write_history, write_metrics, write_recipe
 from resume import SAVE_SECONDS, SavedRun, identity_of_run
 from starter import DATA, STARTER_DEV, STARTER_TEST, STARTER_TRAIN, has_dat_files
 from training import Trained, Trainer
@@ -147,6 +147,7 @@ def finish(recipe: Recipe, run: Run, trained: Trained, saved: SavedRun) -> None:
     if run.test is not None:
         candidates = {"mean pooling": mean_pooling(run.test.tokens.dim), "encoder": trained.encoder}
         scores["test"] = {name: asdict(score(encoder, run.test)) for name, encoder in candidates.items()}
+    parts = {"training": run.training, "validation": run.validation, "test": run.test}
     metrics = {
         "recipe": run.recipe_name,
         "seed": recipe.seed,
@@ -157,6 +158,7 @@ def finish(recipe: Recipe, run: Run, trained: Trained, saved: SavedRun) -> None:
         "bytes": size,
         "parameters": sum(parameter.numel() for parameter in trained.encoder.parameters()),
         "training_pairs": len(run.training),
+        "data": {name: data_facts(pairs) for name, pairs in parts.items() if pairs is not None},
         "tokens": dict(run.training.tokens.description),
         "teacher": run.training.lessons is not None,
     }

@@ -37,7 +37,7 @@ from mine_negatives import BASELINE, mining_encoder
 from mining import Mining
 from model import EncoderConfig, SentenceEncoder, mean_pooling
 from recipe import CONFIGS, LossTerm, Phase, Recipe, as_arguments, check_recipe, read_recipe_file
-from report import draw_history, write_history, write_metrics
+from report import data_facts, draw_history, write_history, write_metrics
 from resume import SavedRun, identity_of_run
 from retrieval import RetrievalScores, find_documents, score_retrieval, with_mined_negatives
 from training import Trainer
@@ -249,6 +249,7 @@ def run(
     draw_history(folder / "training.png", trained.history, trained.baseline.spearman)
     metrics = {
         "pipeline": asdict(pipeline),
+        "data": {"training": data_facts(training)} | {part: data_facts(getattr(parts, part)) for part in Scoring.PARTS},
         **scoring.figures(),
         "epoch": trained.epoch,
         "fell_back": fell_back,

@@ -111,7 +111,6 @@ def kill_and_resume(kills: int, seed: int) -> Counter[str]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         data = short_data(folder)
-        Training(folder / "to warm up", data).finish(resume=False)
         undisturbed = Training(folder / "undisturbed", data)
         begin = time.perf_counter()
         undisturbed.finish(resume=False)
