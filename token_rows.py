@@ -35,10 +35,10 @@ def parse_token_row(row: bytes, dim: int | None, path: str | os.PathLike[str], n
         raise InputError(f"n_tokens is {n_tokens} and dim is {width}, expected no negative counts", path=path, line=number)
     if dim is not None and width != dim:
         raise InputError(f"dim is {width}, expected {dim}", path=path, line=number)
-    values = _parse_numbers(row)[2:]
-    if values.size != n_tokens * width or not np.isfinite(values).all():
+    values = _parse_numbers(row)
+    if values.size != 2 + n_tokens * width or not np.isfinite(values[2:]).all():
         raise InputError(_what_is_wrong(row.split()[2:], n_tokens, width), path=path, line=number)
-    return values.reshape(n_tokens, width)
+    return values[2:].reshape(n_tokens, width)
 
 
 def _parse_numbers(text: bytes, parser: simdjson.Parser = simdjson.Parser()) -> np.ndarray:  # noqa: B008
@@ -77,12 +77,12 @@ def _fits_float32(value: float) -> bool:
 
 
 def is_number(field: bytes) -> bool:
-    """Whether Python reads a field as a number."""
+    """Whether a field is a number as C's strtod reads it, in decimal; Python's own underscores are none."""
     try:
         float(field)
     except ValueError:
         return False
-    return True
+    return b"_" not in field
 
 
 def format_token_row(tokens: np.ndarray) -> bytes:

@@ -49,6 +49,13 @@ def test_what_is_no_number_is_refused(text):
         parse_token_row(f"1 3 {text}".encode(), 3, "x", 1)
 
 
+@pytest.mark.parametrize("row", ["0 3 -", "0 3 \x1c", "-0 3 1_0", "0_0 3", "1_0 1 1 2 3 4 5 6 7 8 9 10", "0 3 \xff"])
+def test_a_row_without_tokens_has_nothing_after_its_counts(row):
+    with pytest.raises(InputError, match="expected"):
+        parse_token_row(row.encode("latin-1"), None, "x", 1)
+    assert parse_token_row(b"0 3", None, "x", 1).shape == parse_token_row(b" " * 70 + b"0 3 ", None, "x", 1).shape == (0, 3)
+
+
 @pytest.mark.parametrize("text", ["1e0", "+1", "1.", "01.000", "1E+00", "100e-2"])
 def test_numbers_in_other_forms(text):
     assert parse_token_row(f"1 2 {text} -{text.lstrip('+')}".encode(), 2, "x", 1).tolist() == [[1.0, -1.0]]
@@ -106,6 +113,12 @@ def test_explicit_paths_keep_the_order_given(challenge):
     paths = [challenge / f"{name}.dat" for name in ("tokens2", "tokens1", "labels")]
     swapped, plain = open_pairs(paths), open_pairs([challenge])
     assert np.array_equal(swapped.tokens.sentence(swapped.first[3]), plain.tokens.sentence(plain.second[3]))
+
+
+def test_a_label_with_an_underscore_is_no_number(tmp_path):
+    (tmp_path / "labels.dat").write_text("0.1_8 0\n1 1\n")
+    with pytest.raises(InputError, match=r"labels.dat:1: '0.1_8 0' are not two numbers"):
+        read_label_file(tmp_path / "labels.dat")
 
 
 @pytest.mark.parametrize("rows", ["0\t0.5\n1\t0\n2\t5\n", "0.5 1\n0 2\n5 3\n", "1,0.5\n2,0\n3,5\n"])
