@@ -1,6 +1,7 @@
 # make train            set up, prepare the starter pairs, train, evaluate, draw
 # make test             set up, run the tests
 # make lint             check style and types
+# make trust            kill runs and damage files, KILLS=200 and INPUTS=100000 times: hours
 # make judge            check model.py and model.bin as a judge will: Python 3.12, torch 2.3.0 and nothing else
 # make study STSB=DIR   the study in results/sts.md, from DIR/train.csv, dev.csv, test.csv: hours on two cores, resumable
 # make model STSB=DIR   model.bin as it ships and its pictures: half an hour
@@ -18,8 +19,9 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 STSB ?= data/stsb
+WORKERS ?= 2
 
-.PHONY: help train test lint check judge study model bench train-retrieval train-tb evaluate mine study-retrieval study-compression \
+.PHONY: help train test lint check judge trust study model bench train-retrieval train-tb evaluate mine study-retrieval study-compression \
 	demo export clean
 
 help:
@@ -37,7 +39,7 @@ train: .venv/installed
 	$(RUN) visualize_tsne.py --model runs/starter/model.bin --out runs/starter/tsne_map.png
 
 test: .venv/installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report term
 
 lint: .venv/installed
 	.venv/bin/ruff check .
@@ -101,6 +103,13 @@ bench: stores/stsb/test.store
 # Finding matches: labelled pairs of sentences in DATASET.
 DATASET ?= data/questions.tsv
 MODEL ?= model.bin
+
+KILLS ?= 200
+INPUTS ?= 100000
+
+trust: .venv/installed
+	$(RUN) benchmarks/kill_and_resume.py --kills $(KILLS)
+	$(RUN) benchmarks/fuzz.py --inputs $(INPUTS)
 
 train-retrieval: .venv/installed
 	$(RUN) train_retrieval.py --dataset $(DATASET)
