@@ -15,6 +15,7 @@ from errors import InputError
 from model import SentenceEncoder, read_config
 
 MAX_BYTES = 20 * 2**20
+CHECKPOINT, ADVICE = "a checkpoint of this project", "give one that train.py wrote"
 
 
 def save_encoder(path: str | os.PathLike[str], encoder: SentenceEncoder) -> int:
@@ -52,7 +53,7 @@ def load_encoder(path: str | os.PathLike[str]) -> SentenceEncoder:
     path = Path(path)
     if not path.is_file():
         raise InputError("no such file, expected a checkpoint such as model.bin", path=path)
-    state = load_tensors(path, "a checkpoint of this project")
+    state = load_tensors(path, CHECKPOINT, ADVICE)
     try:
         with torch.device("meta"):  # without memory: a configuration may claim any size, the tensors in the file are what they are
             encoder = SentenceEncoder(read_config(state))
@@ -60,17 +61,18 @@ def load_encoder(path: str | os.PathLike[str]) -> SentenceEncoder:
         if any(parameter.dtype != torch.float32 for parameter in encoder.parameters()):
             raise ValueError("its weights are not float32")
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, OverflowError, ArithmeticError) as error:
-        raise InputError(_not_what_was_expected("a checkpoint of this project", error), path=path) from error
+        raise InputError(_not_what_was_expected(CHECKPOINT, error, ADVICE), path=path) from error
     return encoder.eval()
 
 
-def load_tensors(path: Path, expected: str) -> dict[str, Any]:
+def load_tensors(path: Path, expected: str, advice: str) -> dict[str, Any]:
     """A dictionary of tensors, numbers and text that `torch.save` wrote; nothing in the file can execute, nor can it claim more
     memory than it is long.
 
     Args:
         path: the file.
-        expected: what it should be, for the message of an error.
+        expected: what it should be, and
+        advice: what to do where it is not, for the message of an error.
 
     Raises:
         InputError: where it is damaged or something else.
@@ -89,7 +91,7 @@ def load_tensors(path: Path, expected: str) -> dict[str, Any]:
             raise ValueError("a tensor claims to be larger than the file")
         return contents
     except Exception as error:  # a damaged pickle ends in an exception of any kind
-        raise InputError(_not_what_was_expected(expected, error), path=path) from error
+        raise InputError(_not_what_was_expected(expected, error, advice), path=path) from error
 
 
 def _largest_tensor(value: Any) -> int:
@@ -100,6 +102,6 @@ def _largest_tensor(value: Any) -> int:
     return max(map(_largest_tensor, parts), default=0)
 
 
-def _not_what_was_expected(expected: str, error: Exception) -> str:
+def _not_what_was_expected(expected: str, error: Exception, advice: str) -> str:
     reason = str(error).split("\n", 1)[0][:200]
-    return f"not {expected}, or damaged: {reason}"
+    return f"not {expected}, or damaged: {reason}; {advice}"

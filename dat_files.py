@@ -59,7 +59,10 @@ def find_dat_files(paths: Sequence[str | os.PathLike[str]]) -> DatFiles:
     if place.is_dir():
         files = sorted(path for path in place.iterdir() if path.name.endswith((".dat", ".dat.gz")))
         if not files:
-            raise InputError("no .dat or .dat.gz file in this folder", path=place)
+            raise InputError(
+                "no .dat or .dat.gz file in this folder, expected the challenge's files; text goes by the path of its .csv or .tsv",
+                path=place,
+            )
     kinds: dict[str, list[Path]] = {"sentences": [], "tokens": [], "labels": []}
     for path in files:
         kinds[recognise(path)].append(path)
@@ -72,9 +75,14 @@ def find_dat_files(paths: Sequence[str | os.PathLike[str]]) -> DatFiles:
             )
     if len(kinds["tokens"]) < 2:
         found = ", ".join(path.name for path in kinds["tokens"]) or "none"
-        raise InputError(f"expected 2 files of token embeddings, one for each sentence of a pair, found {found}", path=place)
+        raise InputError(
+            f"expected 2 files of token embeddings, one for each sentence of a pair, found {found}; give the paths of both",
+            path=place,
+        )
     if not kinds["sentences"] and not kinds["labels"]:
-        raise InputError("no labels: expected a file of sentences with labels or a file of labels", path=place)
+        raise InputError(
+            "no labels: expected a file of sentences with labels or a file of labels; put one beside the others", path=place
+        )
     return DatFiles(
         sentences=next(iter(kinds["sentences"]), None),
         first=kinds["tokens"][0],
@@ -127,7 +135,7 @@ def read_token_file(
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError("no such file", path=path)
+        raise InputError("no such file, expected token embeddings; check the path", path=path)
     description = {"source": path.name, "identity": identity_of(path), "dim": dim}
 
     def build(cache: Path) -> None:
@@ -193,7 +201,9 @@ def read_label_file(path: str | os.PathLike[str], known: np.ndarray | None = Non
         if len(fields) != 2:
             raise InputError(f"{len(fields)} columns, expected 2: a label and the row's index", path=path, line=number)
         if not all(is_number(field.encode()) for field in fields):
-            raise InputError(f"{' '.join(fields)[:40]!r} are not two numbers", path=path, line=number)
+            raise InputError(
+                f"{' '.join(fields)[:40]!r} are not two numbers, expected a label and the row's index", path=path, line=number
+            )
         rows.append(fields)
     columns = np.array(rows, dtype=np.float64).T
     counts_from = [_counts_from(column) for column in columns]
@@ -208,14 +218,20 @@ def read_label_file(path: str | os.PathLike[str], known: np.ndarray | None = Non
     if len(found) == 1:
         return found[0]
     if len(found) == 2:
-        raise InputError("ambiguous: either column could be the labels and the other the index", path=path)
+        raise InputError(
+            "ambiguous: either column could be the labels and the other the index; the file of sentences would tell", path=path
+        )
     if counts_from != [None, None]:
         label = 1 if counts_from[0] is not None else 0
         for number, row in enumerate(rows, start=1):
             parse_label(row[label], path, number)
     # The column that counts for longest is the one meant as the index: the row where it stops is the one to mend.
     wrong = max(int(np.argmax(_misses(column))) for column in columns)
-    raise InputError(f"{' '.join(rows[wrong])!r}: no column counts the rows from 0 or 1 up to here", path=path, line=wrong + 1)
+    raise InputError(
+        f"{' '.join(rows[wrong])!r}: no column counts the rows from 0 or 1 up to here, expected a label and the row's index",
+        path=path,
+        line=wrong + 1,
+    )
 
 
 def _misses(column: np.ndarray) -> np.ndarray:
@@ -249,7 +265,9 @@ def write_dat_files(
     labels = [f"{label:.9g}" for label in pairs.labels.tolist()]
     for number, pair in enumerate(zip(pairs.first, pairs.second, strict=True), start=1):
         if any(re.search(r"[\t\r\n]", sentence) for sentence in pair):
-            raise InputError(f"pair {number}: a sentence holds a tab or a line end, which .dat files cannot hold")
+            raise InputError(
+                f"pair {number}: a sentence holds a tab or a line end, which .dat files cannot; change it, or leave out --dat"
+            )
     with write_atomically(files.sentences) as file:
         for row in zip(pairs.first, pairs.second, labels, strict=True):
             file.write(("\t".join(row) + "\n").encode("utf-8"))

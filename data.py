@@ -94,7 +94,9 @@ class PairData:
             InputError: where the text is not known.
         """
         if self.sentences is None:
-            raise InputError("the text of these sentences is not known: there was no file of sentences")
+            raise InputError(
+                "the text of these sentences is not known: there was no file of sentences; give it too, or text (.csv, .tsv)"
+            )
         first, second = ([self.sentences[i] for i in side] for side in (self.first, self.second))
         return TextPairs(first, second, self.labels)
 
@@ -127,7 +129,9 @@ def open_pairs(
         sentences = unpack_json(store.extra["sentences"])
         return PairData(store, store.extra["first"], store.extra["second"], store.extra["labels"], sentences)
     except KeyError as error:
-        raise InputError(f"this token store holds no pairs ({error} is missing)", path=path) from error
+        raise InputError(
+            f"this token store holds no pairs ({error} is missing); prepare_data.py makes one that does", path=path
+        ) from error
 
 
 def open_dat_pairs(
@@ -151,7 +155,7 @@ def open_dat_pairs(
         if labels is not None and not np.array_equal(stated, labels):
             row = int(np.argmax(stated != labels))
             raise InputError(
-                f"label {stated[row]:g}, but {files.sentences} says {labels[row]:g} for the same pair",
+                f"label {stated[row]:g}, but {files.sentences} says {labels[row]:g} for the same pair; mend one of them",
                 path=files.labels,
                 line=row + 1,
             )
@@ -161,7 +165,10 @@ def open_dat_pairs(
     for path, store in ((files.first, first), (files.second, second)):
         _same_length(path, len(store), files.labels or files.sentences, len(labels))
     if first.dim != second.dim:
-        raise InputError(f"dim is {second.dim}, expected {first.dim} as in {files.first}", path=files.second)
+        raise InputError(
+            f"dim is {second.dim}, expected {first.dim} as in {files.first}; both must come from the same backbone and layers",
+            path=files.second,
+        )
     numbers = np.arange(len(labels))
     sentences = text.first + text.second if text else None
     return PairData(first.followed_by(second), numbers, numbers + len(labels), labels, sentences)
@@ -169,7 +176,7 @@ def open_dat_pairs(
 
 def _same_length(path: Path, rows: int, other: Path | None, expected: int) -> None:
     if rows != expected:
-        raise InputError(f"{rows} rows, expected {expected} as in {other}", path=path)
+        raise InputError(f"{rows} rows, expected {expected} as in {other}: row i of each file is the same pair", path=path)
 
 
 def write_dat_pairs(folder: str | os.PathLike[str], pairs: PairData) -> None:

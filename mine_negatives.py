@@ -64,7 +64,9 @@ def main() -> None:
     mining = Mining(**{name: options[name] for name in Mining.__dataclass_fields__})
     pairs = open_pairs(options.data)
     if not (pairs.labels >= options.match_label).any():
-        raise InputError(f"no pair has a label of at least {options.match_label:g} (--match_label)", path=options.data[0])
+        raise InputError(
+            f"no pair has a label of at least {options.match_label:g} ; give a lower --match_label", path=options.data[0]
+        )
     encoder = mining_encoder(options.model, pairs)
     pairs, mined = with_mined_negatives(encoder, pairs, options.match_label, mining, faiss=options.faiss)
     write_text_atomically(Path(options.out), negative_rows(pairs, options.match_label))

@@ -168,13 +168,13 @@ def _apply_phase_options(contents: dict[str, Any], arguments: Sequence[str]) -> 
             rest.append(argument)
             continue
         if not queue:
-            raise InputError(f"{argument} has no value")
+            raise InputError(f"{argument} has no value, expected one after it")
         place = contents
         *keys, last = argument.removeprefix("--").split(".")
         for key in keys:
             place = place.setdefault(key, {})
             if not isinstance(place, dict):
-                raise InputError(f"{argument}: {key} is a value and has no fields")
+                raise InputError(f"{argument}: {key} is a value and has no fields; configs/default.yaml shows which have some")
         try:
             place[last] = yaml.safe_load(queue.pop(0))
         except yaml.YAMLError as error:
@@ -226,7 +226,7 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.nested and (min(recipe.nested) < 1 or max(recipe.nested) != output_dim):
         raise InputError(f"recipe: nested is {recipe.nested}, expected lengths from 1 to output_dim {output_dim}, with the last")
     if not recipe.phases:
-        raise InputError("recipe: no phases, expected at least one")
+        raise InputError("recipe: no phases, expected at least one; configs/default.yaml has two")
     for name, phase in recipe.phases.items():
         _check_phase(f"recipe: phases.{name}", phase)
     _check_encoder(recipe.encoder)

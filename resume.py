@@ -76,7 +76,7 @@ class SavedRun:
         """
         if not self.path.exists():
             return None
-        contents = load_tensors(self.path, "the state of a run")
+        contents = load_tensors(self.path, "the state of a run", "leave out --resume to begin again")
         if contents.get("format") != FORMAT_VERSION or not isinstance(contents.get("identity"), dict):
             raise InputError("not the state of a run of this version; leave out --resume to begin again", path=self.path)
         ours, theirs = _flat(self.identity), _flat(contents["identity"])

@@ -40,7 +40,7 @@ def open_bytes(path: Path) -> BinaryIO:
         InputError: where there is no such file.
     """
     if not path.is_file():
-        raise InputError("no such file" if not path.is_dir() else "is a folder, expected a file", path=path)
+        raise InputError("no such file; check the path" if not path.is_dir() else "is a folder, expected a file", path=path)
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
@@ -137,7 +137,7 @@ def read_text_pairs(path: str | os.PathLike[str]) -> TextPairs:
         second.append(row[1])
         labels.append(parse_label(row[2], path, number))
     if not labels:
-        raise InputError("no pairs after the header", path=path)
+        raise InputError("no pairs after the header, expected rows of sentence1, sentence2, label", path=path)
     return TextPairs(first, second, np.array(labels, dtype=np.float32))
 
 
