@@ -148,7 +148,7 @@ class TokenStoreWriter:
             arrays[name] = np.empty_like(values)
             arrays[name][numbers] = values
         arrays.update(extra)
-        contents = {"format": FORMAT_VERSION, "arrays": list(arrays), "description": dict(description)}
+        contents = {"format": FORMAT_VERSION, "arrays": list(arrays), "description": dict(description), "checksum": True}
         tokens_end = self._file.tell()
         for array in (pack_json(contents), *arrays.values()):
             np.save(self._file, array, allow_pickle=False)
@@ -183,11 +183,11 @@ def open_store(path: str | os.PathLike[str]) -> TokenStore:
             tokens = np.memmap(path, dtype="<f4", mode="r", shape=shape, offset=offset) if shape[0] else np.empty(shape, np.float32)
             file.seek(offset + tokens.nbytes)
             contents = unpack_json(np.load(file, allow_pickle=False))
-            if contents["format"] != FORMAT_VERSION:
+            if contents["format"] != FORMAT_VERSION or set(contents) - {"format", "arrays", "description", "checksum"}:
                 raise ValueError(f"format version {contents['format']}")
             arrays = {name: np.load(file, allow_pickle=False) for name in contents["arrays"]}
             end = file.tell()
-            if file.read(1):
+            if contents.get("checksum"):
                 expected = _checksum(file, offset, offset + tokens.nbytes, end)
                 if not np.array_equal(np.load(file, allow_pickle=False), expected) or file.read(1):
                     raise ValueError("its checksum is wrong")
@@ -199,7 +199,7 @@ def open_store(path: str | os.PathLike[str]) -> TokenStore:
     except OSError:
         raise
     except Exception as error:  # a damaged header ends in an exception of any kind
-        raise InputError(f"not a token store of this version, or damaged ({error}); make it again", path=path) from error
+        raise InputError(f"not a token store of this version, or damaged ({str(error)[:200]}); make it again", path=path) from error
 
 
 def _read_tokens_header(file: BinaryIO) -> tuple[tuple[int, int], int]:
