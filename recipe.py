@@ -237,8 +237,8 @@ def _check_encoder(config: EncoderConfig) -> None:
     try:
         with torch.device("meta"):
             encoder = SentenceEncoder(config)
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f"recipe: encoder: {error}") from error
+    except (ValueError, RuntimeError, TypeError, OverflowError) as error:  # torch has several for a size it cannot hold
+        raise InputError(f"recipe: encoder: {str(error).splitlines()[0]}") from error
     size = sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters())
     if size > MAX_BYTES:
         raise InputError(
@@ -247,6 +247,12 @@ def _check_encoder(config: EncoderConfig) -> None:
 
 
 def _check_phase(place: str, phase: Phase) -> None:
+    parts: list[tuple[str, Phase | LossTerm]] = [(place, phase)]
+    parts += [(f"{place}.losses.{name}", term) for name, term in (phase.losses or {}).items()]
+    for part, values in parts:
+        for item in fields(values):
+            if getattr(values, item.name) is None:  # the parser lets an empty field through
+                raise InputError(f"{part}.{item.name} is empty, expected a value; without the field it has its default")
     if phase.epochs < 0:
         raise InputError(f"{place}.epochs is {phase.epochs}, expected 0 or more")
     if phase.unlabelled < 0:

@@ -290,9 +290,12 @@ class Recipes:
     def agrees(found: Any, expected: Any) -> bool:
         """Whether every field of the file has its value in the recipe."""
         if isinstance(found, dict) and isinstance(expected, dict):
-            return all(key in found and Recipes.agrees(found[key], value) for key, value in expected.items())
+            return all(str(key) in found and Recipes.agrees(found[str(key)], value) for key, value in expected.items())
         if isinstance(found, (int, float)) and not isinstance(expected, dict):
-            return isinstance(expected, type(found)) or float(found) == float(expected)
+            try:
+                return float(found) == float(str(expected).strip("\ufeff")) if not isinstance(expected, bool) else found == expected
+            except ValueError:  # no number, but the field was read as one
+                return False
         return found == expected or str(found) == str(expected)
 
 

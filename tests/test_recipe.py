@@ -80,6 +80,15 @@ BAD_FILES = {
     "not a mapping": ("- 1\n", r"mine.yaml: expected a recipe"),
     "empty": ("", r"mine.yaml: expected a recipe"),
     "encoder is a list": ("encoder: [1]\n", r"mine.yaml: encoder is not a mapping"),
+    "an empty field of a phase": ("phases: {a: {epochs: , losses: {cosent: {}}}}\n", r"phases.a.epochs is empty, expected a value"),
+    "an empty field of a loss": (
+        "phases: {a: {losses: {cosent: {weight: }}}}\n",
+        r"losses.cosent.weight is empty, expected a value",
+    ),
+    "a size no machine can hold": (
+        "encoder: {hidden_dim: 18446744073709551616}\nphases: {a: {losses: {cosent: {}}}}\n",
+        "encoder: ",
+    ),
     "no phases": ("seed: 1\n", "no phases, expected at least one"),
 }
 
