@@ -27,10 +27,21 @@ WORKERS ?= 2
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
 
-.venv/installed: requirements.txt requirements-text.txt requirements-demo.txt requirements-dev.txt
+INSTALL := .venv/bin/pip install --quiet --disable-pip-version-check
+
+.venv/installed: requirements.txt requirements-text.txt
 	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or later is needed: make PYTHON=python3.12 ...' if sys.version_info < (3, 11) else 0)"
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check $(addprefix -r ,$^)
+	$(INSTALL) $(addprefix -r ,$^)
+	@touch $@
+
+# What users do not need to train: the page in the browser; tests and checks.
+.venv/with-demo: requirements-demo.txt | .venv/installed
+	$(INSTALL) -r $<
+	@touch $@
+
+.venv/with-tests: requirements-dev.txt | .venv/with-demo
+	$(INSTALL) -r $<
 	@touch $@
 
 train: .venv/installed
@@ -38,10 +49,10 @@ train: .venv/installed
 	$(RUN) evaluate.py --model runs/starter/model.bin
 	$(RUN) visualize_tsne.py --model runs/starter/model.bin --out runs/starter/tsne_map.png
 
-test: .venv/installed
+test: .venv/with-tests
 	$(RUN) -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report term
 
-lint: .venv/installed
+lint: .venv/with-tests
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
@@ -96,8 +107,8 @@ model: stores/stsb/test.store stores/teacher-0/teacher.json
 	$(RUN) visualize_tsne.py --data stores/stsb/test.store --out results/tsne_map.png
 	$(RUN) evaluate.py --data stores/stsb/test.store --validation stores/stsb/dev.store --plot results/predictions.png
 
-bench: stores/stsb/test.store
-	.venv/bin/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+bench: stores/stsb/test.store .venv/with-tests
+	$(INSTALL) -r benchmarks/requirements.txt
 	$(RUN) benchmarks/run.py --stsb stores/stsb --out results/speed.md
 
 # Finding matches: labelled pairs of sentences in DATASET.
@@ -114,7 +125,7 @@ trust: .venv/installed
 train-retrieval: .venv/installed
 	$(RUN) train_retrieval.py --dataset $(DATASET)
 
-train-tb: .venv/installed
+train-tb: .venv/with-tests
 	$(RUN) train_retrieval.py --dataset $(DATASET) --tensorboard
 
 evaluate: .venv/installed
@@ -135,10 +146,10 @@ stores/questions/questions.store: | .venv/installed
 # Where people already work: the browser, sentence-transformers.
 EXPORTED ?= exported
 
-demo: .venv/installed
+demo: .venv/with-demo
 	$(RUN) demo.py --model $(MODEL)
 
-results/demo.png: .venv/installed
+results/demo.png: .venv/with-tests
 	DEMO_PICTURE=$@ $(RUN) -m pytest tests/test_demo.py -k browser
 
 export: .venv/installed

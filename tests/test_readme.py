@@ -79,6 +79,15 @@ def test_every_row_of_its_results_is_a_row_of_the_study():
     assert len(rows) > 3 and [row for row in rows if row not in study] == []
 
 
+@pytest.mark.parametrize("section", ["Small vectors", "To find matches"])
+def test_every_figure_of_its_other_tables_is_in_the_results(section):
+    text = README.split(f"## {section}\n")[1].split("\n## ")[0]
+    (results,) = set(re.findall(r"\((results/\w+\.md)\)", text)) - {"results/notes.md"}
+    known = (ROOT / results).read_text(encoding="utf-8")
+    figures = re.findall(r"0\.\d{4}(?: ± 0\.\d{4})?", "".join(line for line in text.splitlines() if line.startswith("|")))
+    assert len(figures) > 10 and [figure for figure in figures if f"| {figure} |" not in known] == []
+
+
 def test_every_module_is_in_its_list_of_files():
     listed = set(re.findall(r"(\w+\.py)\b", README.split("## The files")[1].split("## Limits")[0]))
     assert listed == {path.name for path in ROOT.glob("*.py")}
