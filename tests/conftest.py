@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from cli import run_command
 from dat_files import write_dat_files
 from data import PairData
 from many_runs import Run
@@ -136,16 +138,34 @@ def run_script(name: str, *arguments: str | Path, cwd: Path = ROOT) -> subproces
 
 
 @pytest.fixture
-def run_in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[Run], int], None]:
-    """In place of `many_runs.run_all`: runs of train.py without the start of a process for each, what is done not repeated."""
-    import train  # here, because few tests need it
+def run_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """As `run_script`, in the process of the test: the start of another takes longer than most commands on small data."""
+
+    def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        command, status = [name, *map(str, arguments)], 0
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.argv", command)
+            try:
+                run_command(importlib.import_module(Path(name).stem).main)
+            except SystemExit as ended:
+                status = int(ended.code or 0)
+        return subprocess.CompletedProcess(command, status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def run_all_here(run_here: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[[Sequence[Run], int], None]:
+    """In place of `many_runs.run_all`: what is not done yet, in the process of the test."""
 
     def run_all(runs: Sequence[Run], workers: int) -> None:
         for run in runs:
             if not run.is_done():
-                with monkeypatch.context() as patch:
-                    patch.setattr("sys.argv", [run.script, *run.options, "--run_dir", str(run.folder)])
-                    train.main()
+                done = run_here(run.script, *run.options, "--run_dir", run.folder)
+                assert done.returncode == 0, done.stderr
 
     return run_all
 

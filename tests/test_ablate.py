@@ -54,8 +54,8 @@ def test_a_grid_is_the_product_of_its_fields_and_seeds(tmp_path):
     assert (runs[-1].seed, runs[-1].settings) == (7, {}) and "other/dev.store" in runs[-1].options
 
 
-def test_each_run_is_made_once_and_has_a_row(grids, tmp_path, monkeypatch, run_in_process):
-    monkeypatch.setattr(ablate, "run_all", run_in_process)
+def test_each_run_is_made_once_and_has_a_row(grids, tmp_path, monkeypatch, run_all_here):
+    monkeypatch.setattr(ablate, "run_all", run_all_here)
     monkeypatch.setattr("sys.argv", ["ablate.py", str(grids), "--out", str(tmp_path / "small.csv")])
     ablate.main()
     rows = list(csv.DictReader((tmp_path / "small.csv").open()))
@@ -82,9 +82,9 @@ def test_each_run_is_made_once_and_has_a_row(grids, tmp_path, monkeypatch, run_i
     assert [{**row, "seconds": ""} for row in again] == [{**row, "seconds": ""} for row in rows]
 
 
-def test_what_is_no_grid_is_an_error(tmp_path):
+def test_what_is_no_grid_is_an_error(tmp_path, run_here):
     path = tmp_path / "wrong.yaml"
     path.write_text("out: runs\nstores: s\nseeds: [0]\ngrids: {a: {fields: {noise_alpha: 3}}}\n")
     with pytest.raises(InputError, match="no grids, expected out, stores, seeds"):
         read_ablation(path)
-    assert "wrong.yaml: no grids" in last_line(run_script("ablate.py", path))
+    assert "wrong.yaml: no grids" in last_line(run_here("ablate.py", path))

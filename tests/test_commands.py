@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, last_line, learnable_pairs, run_script, store_pairs
+from conftest import ROOT, last_line, learnable_pairs, store_pairs
 from scipy.optimize import isotonic_regression
 
 from checkpoint import load_encoder, save_encoder
@@ -34,10 +34,10 @@ def files(tmp_path) -> tuple[Path, Path]:
     return tmp_path / "model.bin", store_pairs(tmp_path / "x.store", *learnable_pairs(np.random.default_rng(0), 80))
 
 
-def test_evaluate_prints_a_table_and_json_with_the_same_figures(files):
+def test_evaluate_prints_a_table_and_json_with_the_same_figures(files, run_here):
     model, data = files
-    table = run_script("evaluate.py", "--model", model, "--data", data).stdout
-    figures = json.loads(run_script("evaluate.py", "--model", model, "--data", data, "--json").stdout)
+    table = run_here("evaluate.py", "--model", model, "--data", data).stdout
+    figures = json.loads(run_here("evaluate.py", "--model", model, "--data", data, "--json").stdout)
     expected = {
         "mean pooling": score(mean_pooling(32), open_pairs([data])),
         "encoder": score(load_encoder(model), open_pairs([data])),
@@ -50,12 +50,12 @@ def test_evaluate_prints_a_table_and_json_with_the_same_figures(files):
     assert figures["bytes"] == model.stat().st_size
 
 
-def test_evaluate_fits_labels_on_the_validation_pairs(files, tmp_path):
+def test_evaluate_fits_labels_on_the_validation_pairs(files, tmp_path, run_here):
     """Against scipy's isotonic regression, joined by straight lines and clipped at the ends."""
     model, data = files
     other = store_pairs(tmp_path / "other.store", *learnable_pairs(np.random.default_rng(1), 90))
     plot = tmp_path / "plot.png"
-    result = run_script("evaluate.py", "--model", model, "--data", data, "--validation", other, "--plot", plot, "--json")
+    result = run_here("evaluate.py", "--model", model, "--data", data, "--validation", other, "--plot", plot, "--json")
     figures = json.loads(result.stdout)
     test, validation = open_pairs([data]), open_pairs([other])
     for name, encoder in (("mean pooling", mean_pooling(32)), ("encoder", load_encoder(model))):
@@ -68,9 +68,9 @@ def test_evaluate_fits_labels_on_the_validation_pairs(files, tmp_path):
     assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_a_plot_of_predictions_needs_validation_pairs(files, tmp_path):
+def test_a_plot_of_predictions_needs_validation_pairs(files, tmp_path, run_here):
     model, data = files
-    result = run_script("evaluate.py", "--model", model, "--data", data, "--plot", tmp_path / "plot.png")
+    result = run_here("evaluate.py", "--model", model, "--data", data, "--plot", tmp_path / "plot.png")
     assert "give --validation" in last_line(result)
     assert not (tmp_path / "plot.png").exists()
 

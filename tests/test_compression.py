@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SENTENCES, learnable_pairs, run_script, store_pairs
+from conftest import SENTENCES, learnable_pairs, store_pairs
 from jsonargparse import ArgumentParser
 from sklearn.metrics import mean_squared_error
 
@@ -68,14 +68,14 @@ def test_the_default_starts_as_principal_components_and_gets_better(sides):
 
 
 @pytest.mark.parametrize("preset", ["compress", "compress_published"])
-def test_a_compressed_checkpoint_is_one_as_any_other(sides, folder, tmp_path, preset):
+def test_a_compressed_checkpoint_is_one_as_any_other(sides, folder, tmp_path, preset, run_here):
     small = recipe("--preset", preset, "--phases.graded.epochs", "1", "--encoder.output_dim", "8")
     encoder = Trainer(small, *sides).run().encoder
     save_encoder(tmp_path / "model.bin", encoder)
     again = load_encoder(tmp_path / "model.bin")
     assert all(np.array_equal(a, b) for a, b in zip(encode_pairs(again, sides[1]), encode_pairs(encoder, sides[1]), strict=True))
     model, data = ("--model", tmp_path / "model.bin"), ("--data", folder / "test.store")
-    result = run_script("evaluate.py", *model, *data, "--json")
+    result = run_here("evaluate.py", *model, *data, "--json")
     figures = json.loads(result.stdout)["encoder"]
     test = open_pairs([folder / "test.store"])
     cosine = cosines(*encode_pairs(again, test))
@@ -83,7 +83,7 @@ def test_a_compressed_checkpoint_is_one_as_any_other(sides, folder, tmp_path, pr
     assert figures["spearman"] == pytest.approx(spearman(cosine, test.labels), abs=1e-6)
     assert figures["mse"] == pytest.approx(mean_squared_error(test.labels / 5, cosine), abs=1e-6)
     if preset == "compress":
-        result = run_script("visualize_tsne.py", *model, *data, "--out", tmp_path / "map.png")
+        result = run_here("visualize_tsne.py", *model, *data, "--out", tmp_path / "map.png")
         assert result.returncode == 0 and (tmp_path / "map.png").exists(), result.stderr
 
 
@@ -104,8 +104,8 @@ def test_the_text_front_takes_a_compressed_checkpoint(tiny_bert, tmp_path):
         export.sentence_transformer(front)
 
 
-def test_the_study_writes_tables_and_four_figures(folder, tmp_path, monkeypatch, capsys, run_in_process):
-    monkeypatch.setattr(study_compression, "run_all", run_in_process)
+def test_the_study_writes_tables_and_four_figures(folder, tmp_path, monkeypatch, capsys, run_all_here):
+    monkeypatch.setattr(study_compression, "run_all", run_all_here)
     quick = "--phases.graded.epochs 2"
     path = tmp_path / "small.yaml"
     path.write_text(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import last_line, learnable_pairs, run_script, store_pairs
+from conftest import last_line, learnable_pairs, store_pairs
 
 import visualize_tsne
 from checkpoint import load_encoder, save_encoder
@@ -113,6 +113,6 @@ def test_a_sample_is_of_whole_pairs_and_follows_its_seed(files):
     assert len(samples[0]) == 60 and len(sample_pairs(pairs, 10**6, 0)) == 80
 
 
-def test_too_few_sentences_end_the_command_in_one_line(files):
+def test_too_few_sentences_end_the_command_in_one_line(files, run_here):
     model, data = files
-    assert "too few for a map" in last_line(run_script("visualize_tsne.py", "--model", model, "--data", data, "--sentences", "20"))
+    assert "too few for a map" in last_line(run_here("visualize_tsne.py", "--model", model, "--data", data, "--sentences", "20"))

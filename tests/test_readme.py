@@ -93,13 +93,11 @@ def test_every_module_is_in_its_list_of_files():
     assert listed == {path.name for path in ROOT.glob("*.py")}
 
 
-def test_every_script_and_option_it_shows_exists():
-    from conftest import run_script
-
+def test_every_script_and_option_it_shows_exists(run_here):
     commands = re.findall(r"^python (\w+\.py) (.*)$", README, flags=re.MULTILINE)
     assert len({script for script, _ in commands}) > 6
     for script in {script for script, _ in commands}:
-        known = run_script(script, "--help").stdout
+        known = run_here(script, "--help").stdout
         for command in (options for name, options in commands if name == script):
             for option in re.findall(r"--[\w.]+", command):
                 assert option in known or option.startswith("--phases."), (script, option)

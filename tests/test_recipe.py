@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 import yaml
-from conftest import last_line, run_script
+from conftest import last_line
 
 from cli import make_parser
 from errors import InputError
@@ -131,13 +131,13 @@ def test_bad_options(options):
 
 
 @pytest.mark.parametrize("options", ["--no_such_option 3", "--seed x", "--phases.graded.epochs x", "--start nowhere", "--seed"])
-def test_options_of_the_wrong_form_end_in_one_line(options):
-    assert "--help" in last_line(run_script("train.py", *options.split()))
+def test_options_of_the_wrong_form_end_in_one_line(options, run_here):
+    assert "--help" in last_line(run_here("train.py", *options.split()))
 
 
 @pytest.mark.parametrize("script", ["train.py", "teacher.py", "evaluate.py", "prepare_data.py", "visualize_tsne.py"])
-def test_help_is_readable(script):
-    result = run_script(script, "--help")
+def test_help_is_readable(script, run_here):
+    result = run_here(script, "--help")
     assert result.returncode == 0 and not result.stderr
     assert f"python {script} [options]" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 110

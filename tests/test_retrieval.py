@@ -109,7 +109,7 @@ def dataset(questions, tmp_path_factory):
     return path
 
 
-def test_the_pipeline_from_one_command(dataset, tmp_path):
+def test_the_pipeline_from_one_command(dataset, tmp_path, run_here):
     out = tmp_path / "run"
     done = run_script("train_retrieval.py", "--dataset", str(dataset), "--run_dir", str(out), "--tensorboard", *SMALL)
     assert done.returncode == 0, done.stderr
@@ -120,14 +120,12 @@ def test_the_pipeline_from_one_command(dataset, tmp_path):
     assert "negatives for" in done.stdout
     assert len(list(csv.reader((out / "history.csv").open()))) == 1 + 1 + 3
     assert list((out / "tensorboard").iterdir()) and (out / "model.bin").exists() and (out / "training.png").exists()
-    scored = run_script("train_retrieval.py", "--dataset", str(dataset), "--evaluate", str(out / "model.bin"))
+    scored = run_here("train_retrieval.py", "--dataset", str(dataset), "--evaluate", str(out / "model.bin"))
     count, table = scored.stdout.split("\n", 1)
     assert count in done.stdout and table in done.stdout and f"{test['encoder']['mrr']:.4f}" in table, scored.stderr
-    again = run_script("train_retrieval.py", "--dataset", str(dataset), "--run_dir", str(tmp_path / "again"), *SMALL)
+    again = run_here("train_retrieval.py", "--dataset", str(dataset), "--run_dir", str(tmp_path / "again"), *SMALL)
     assert (tmp_path / "again" / "model.bin").read_bytes() == (out / "model.bin").read_bytes(), again.stderr
-    mined = run_script(
-        "mine_negatives.py", "--data", str(dataset), "--out", str(tmp_path / "negatives.tsv"), "--num_negatives", "2"
-    )
+    mined = run_here("mine_negatives.py", "--data", str(dataset), "--out", str(tmp_path / "negatives.tsv"), "--num_negatives", "2")
     assert mined.returncode == 0, mined.stderr
     rows = [line.split("\t") for line in (tmp_path / "negatives.tsv").read_text().splitlines()]
     assert {len(row) for row in rows} == {4}
@@ -162,7 +160,8 @@ def test_bad_settings_give_one_line(options, dataset, tmp_path, monkeypatch, cap
     assert not (tmp_path / "run").exists()
 
 
-def test_a_study_of_retrieval_runs_each_arm_once_and_sums_up(dataset, tmp_path):
+def test_a_study_of_retrieval_runs_each_arm_once_and_sums_up(dataset, tmp_path, monkeypatch, run_here, run_all_here):
+    monkeypatch.setattr("study_retrieval.run_all", run_all_here)
     study = tmp_path / "small.yaml"
     options = " ".join(SMALL)
     study.write_text(
@@ -170,7 +169,7 @@ def test_a_study_of_retrieval_runs_each_arm_once_and_sums_up(dataset, tmp_path):
         f"arms:\n  ranking: --mine false {options}\n  frozen: --epochs 0 {options}\n"
     )
     command = ("study_retrieval.py", study, "--results", tmp_path / "results")
-    done = run_script(*command)
+    done = run_here(*command)
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((tmp_path / "results" / "small.csv").open()))
     assert [(row["arm"], row["seed"]) for row in rows] == [("ranking", "0"), ("frozen", "0"), ("ranking", "1"), ("frozen", "1")]
@@ -180,7 +179,7 @@ def test_a_study_of_retrieval_runs_each_arm_once_and_sums_up(dataset, tmp_path):
     assert f"| mean pooling | {float(rows[0]['validation mean pooling mrr']):.4f} |" in table
     assert (tmp_path / "results" / "small.png").stat().st_size > 1000
     before = (tmp_path / "runs" / "arm-1" / "seed-0" / "metrics.json").stat().st_mtime_ns
-    assert run_script(*command).returncode == 0
+    assert run_here(*command).returncode == 0
     assert (tmp_path / "runs" / "arm-1" / "seed-0" / "metrics.json").stat().st_mtime_ns == before
     study.write_text("out: x\nseeds: 1\n")
-    assert "not a study, expected out, dataset, seeds and arms" in run_script(*command).stderr
+    assert "not a study, expected out, dataset, seeds and arms" in run_here(*command).stderr

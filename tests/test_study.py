@@ -31,8 +31,9 @@ def study(tmp_path) -> Path:
     return tmp_path / "small.yaml"
 
 
-def test_runs_are_made_once_and_summed_up(study, tmp_path):
-    result = run_script("study.py", study, "--results", tmp_path / "results")
+def test_runs_are_made_once_and_summed_up(study, tmp_path, monkeypatch, run_here, run_all_here):
+    monkeypatch.setattr("study.run_all", run_all_here)
+    result = run_here("study.py", study, "--results", tmp_path / "results")
     assert result.returncode == 0, result.stderr
     assert "4 of 4 runs" in result.stdout
     rows = list(csv.DictReader((tmp_path / "results" / "small.csv").open()))
@@ -59,9 +60,9 @@ def test_runs_are_made_once_and_summed_up(study, tmp_path):
     missing = tmp_path / "runs" / "mine" / "plain" / "seed-1" / "metrics.json"
     before = os.stat(done).st_mtime_ns
     missing.unlink()
-    partial = run_script("study.py", study, "--results", tmp_path / "results", "--no_runs")
+    partial = run_here("study.py", study, "--results", tmp_path / "results", "--no_runs")
     assert "3 of 4 runs" in partial.stdout
-    assert "4 of 4 runs" in run_script("study.py", study, "--results", tmp_path / "results").stdout
+    assert "4 of 4 runs" in run_here("study.py", study, "--results", tmp_path / "results").stdout
     assert os.stat(done).st_mtime_ns == before and missing.exists()
     assert (tmp_path / "results" / "small.md").read_text().split("| seconds")[0] == table.split("| seconds")[0]
 

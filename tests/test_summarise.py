@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from conftest import last_line, run_script
+from conftest import last_line
 
 
 def write_run(folder: Path, recipe: str, layers: str, test: float, seed: int) -> None:
@@ -15,11 +15,11 @@ def write_run(folder: Path, recipe: str, layers: str, test: float, seed: int) ->
     (folder / "metrics.json").write_text(json.dumps(run | {"parameters": 1234, "bytes": 2**20, "seconds": 10 * seed}))
 
 
-def test_rows_are_means_and_deviations_over_seeds_beside_the_baseline(tmp_path):
+def test_rows_are_means_and_deviations_over_seeds_beside_the_baseline(tmp_path, run_here):
     for seed, test in enumerate((0.85, 0.86, 0.87)):
         write_run(tmp_path / f"default-{seed}", "default", "2,-1", test, seed)
     write_run(tmp_path / "deep" / "published-0", "published", "2,-1", 0.7, 0)
-    result = run_script("summarise.py", tmp_path, "--out", tmp_path / "table.md")
+    result = run_here("summarise.py", tmp_path, "--out", tmp_path / "table.md")
     assert (tmp_path / "table.md").read_text() == result.stdout
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in result.stdout.splitlines()]
     assert [row[1] for row in rows[2:]] == ["mean pooling, nothing learned", "published", "default"]
@@ -27,7 +27,7 @@ def test_rows_are_means_and_deviations_over_seeds_beside_the_baseline(tmp_path):
     assert rows[4] == ["2,-1", "default", *["0.8600 ± 0.0100", "0.8500 ± 0.0100"] * 2, "1,234", "1.00", "10", "3"]
 
 
-def test_folders_without_runs(tmp_path):
-    assert "no metrics.json" in last_line(run_script("summarise.py", tmp_path))
+def test_folders_without_runs(tmp_path, run_here):
+    assert "no metrics.json" in last_line(run_here("summarise.py", tmp_path))
     (tmp_path / "metrics.json").write_text(json.dumps({"recipe": "default"}))
-    assert "had no test pairs" in last_line(run_script("summarise.py", tmp_path))
+    assert "had no test pairs" in last_line(run_here("summarise.py", tmp_path))

