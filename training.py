@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import processes
@@ -19,9 +18,9 @@ from encoding import device_of, encode_pairs
 from errors import InputError
 from evaluate import Scores, score, score_vectors
 from gradient_cache import backward_in_parts, random_state, set_random_state
-from losses import LOSSES, WITH_NEGATIVES, WITHOUT_LABELS
 from model import SentenceEncoder, mean_pooling
 from noise import add_noise
+from objective import Columns, guide_names, in_columns, nested_loss
 from recipe import Phase, Recipe
 from sampling import count_batches
 from schedulers import CosineAnnealingWarmupLR
@@ -114,7 +113,7 @@ class Trainer:
         Raises:
             InputError: where no phase has pairs to train on, or there is a teacher and no loss for it, or the other way round.
         """
-        if training.lessons is not None and not any("teacher" in _guide_names(phase) for phase in recipe.phases.values()):
+        if training.lessons is not None and not any("teacher" in guide_names(phase) for phase in recipe.phases.values()):
             raise InputError("there is a teacher, and no loss of the recipe learns from it; choose --preset distilled")
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
@@ -154,7 +153,7 @@ class Trainer:
         self.latest_spearman = 0.0
 
     def _pairs_of(self, name: str, phase: Phase) -> PairData:
-        if self.training.lessons is None and "teacher" in _guide_names(phase):
+        if self.training.lessons is None and "teacher" in guide_names(phase):
             raise InputError(f"phase {name} learns from a teacher and there is none; give train.py --teacher, or another recipe")
         pairs = self.training.select(self.training.labels >= phase.min_label)
         if phase.epochs and len(pairs) < 2:
@@ -292,11 +291,11 @@ class Trainer:
         device = device_of(self.encoder)
         if processes.count() > 1:  # what is dropped differs between processes, and needs no state to go on from
             torch.manual_seed(_seed_of(self.recipe.seed, self.epoch, number, processes.rank()))
-        guides = {name: _in_columns(vectors, batch) for name, vectors in self._guides_of(phase, batch).items()}
+        guides = {name: in_columns(vectors, batch) for name, vectors in self._guides_of(phase, batch).items()}
         position, labels = batch.position.to(device), batch.labels.to(device)
 
         def loss_of(vectors: Tensor) -> Tensor:
-            columns = _in_columns(vectors[position], batch)
+            columns = in_columns(vectors[position], batch)
             return nested_loss(self.recipe.nested, phase, columns, labels, guides, number) / self.recipe.accumulation
 
         def with_noise(bucket: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -329,7 +328,7 @@ class Trainer:
 
     def _guides_of(self, phase: Phase, batch: PairBatch) -> dict[str, Tensor]:
         """What mean pooling and the teacher make of a batch, in the order of `position`, where a loss of the phase asks for it."""
-        guides, wanted, device = {}, _guide_names(phase), device_of(self.encoder)
+        guides, wanted, device = {}, guide_names(phase), device_of(self.encoder)
         if "baseline" in wanted:
             baseline = self._vectors(mean_pooling(self.training.tokens.dim), batch.buckets, len(batch.position))
             guides["baseline"] = baseline[batch.position.to(device)]
@@ -378,7 +377,7 @@ class Trainer:
         teacher for these pairs, and its terms are left out.
         """
         sides = [first, second, torch.from_numpy(self.validation.labels)]
-        if "baseline" in _guide_names(phase):
+        if "baseline" in guide_names(phase):
             sides += encode_pairs(mean_pooling(self.validation.tokens.dim), self.validation)
         losses = []
         for a, b, labels, *baseline in zip(*(side.split(self.recipe.batch_size) for side in sides), strict=True):
@@ -387,79 +386,8 @@ class Trainer:
         return float(np.mean(losses))
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Vectors of a batch: B pairs, U without label below them, and N negatives of each of the B.
-
-    Attributes:
-        first: `(B + U, K)`.
-        second: `(B + U, K)`.
-        negatives: `(B, N, K)`, None where there are none.
-    """
-
-    first: Tensor
-    second: Tensor
-    negatives: Tensor | None = None
-
-    def joined(self, n: int, with_negatives: bool) -> Tensor:
-        """The first n first sentences, the first n second ones, the negatives if asked for: as losses take a guide."""
-        negatives = [] if self.negatives is None or not with_negatives else [self.negatives.flatten(0, 1)]
-        return torch.cat([self.first[:n], self.second[:n], *negatives])
-
-    def shortened(self, length: int) -> Columns:
-        """The first `length` numbers of each vector, at unit length again."""
-        first, second = (F.normalize(side[:, :length]) for side in (self.first, self.second))
-        return Columns(first, second, None if self.negatives is None else F.normalize(self.negatives[..., :length], dim=2))
-
-
-def _in_columns(vectors: Tensor, batch: PairBatch) -> Columns:
-    """Vectors in the order of a batch's `position`; a teacher has none of negatives."""
-    n_negatives = len(batch.labels) * batch.n_negatives
-    sides = vectors[: len(batch.position) - n_negatives]
-    negatives = vectors[len(sides) :].unflatten(0, (len(batch.labels), batch.n_negatives)) if len(vectors) > len(sides) else None
-    first, second = sides.chunk(2)
-    return Columns(first, second, negatives)
-
-
-def nested_loss(
-    lengths: Sequence[int], phase: Phase, vectors: Columns, labels: Tensor, guides: Mapping[str, Columns], number: int
-) -> Tensor:
-    """The mean of a phase's loss over vectors shortened to each of some lengths; without lengths, of the vectors as they are.
-
-    Source: Kusupati et al. 2022, Matryoshka Representation Learning, eq. 1, with equal weights. Guides keep their length.
-    """
-    views = [vectors.shortened(length) for length in lengths] or [vectors]
-    return torch.stack([phase_loss(phase, view, labels, guides, number) for view in views]).mean()
-
-
-def phase_loss(phase: Phase, vectors: Columns, labels: Tensor, guides: Mapping[str, Columns], number: int) -> Tensor:
-    """The weighted sum of a phase's losses on one batch.
-
-    Args:
-        phase: names the losses.
-        vectors: of the batch.
-        labels: `(B,)`.
-        guides: vectors of others by name, baseline or teacher; a term whose guide is not here is left out.
-        number: the batch's number in the epoch, from 1; a term with `every` n counts on every n-th.
-    """
-    total = vectors.first.new_zeros(())
-    for name, term in phase.losses.items():
-        if number % term.every == 0 and (term.guide == "none" or term.guide in guides):
-            n = len(vectors.first) if name in WITHOUT_LABELS else len(labels)
-            takes_negatives = name in WITH_NEGATIVES
-            guide = guides[term.guide].joined(n, takes_negatives) if term.guide != "none" else None
-            more = {"negatives": vectors.negatives} if takes_negatives else {}
-            loss = LOSSES[name](vectors.first[:n], vectors.second[:n], labels, guide, **more, **term.options)
-            total = total + term.weight * loss
-    return total
-
-
 def _seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
-def _guide_names(phase: Phase) -> set[str]:
-    return {term.guide for term in phase.losses.values()}
 
 
 def _criterion(name: str, phase: Phase) -> str:

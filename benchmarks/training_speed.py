@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 
 from backbone import DEFAULT_BACKBONE, source_of
 from data import PairData
+from objective import Columns, phase_loss
 from recipe import Phase, Recipe
-from training import Columns, Trainer, phase_loss
+from training import Trainer
 
 FINE_TUNED_BATCHES = 8
 

@@ -24,8 +24,9 @@ from evaluate import score, score_vectors
 from gradient_cache import backward_in_parts
 from losses import LOSSES
 from model import EncoderConfig, SentenceEncoder, mean_pooling
+from objective import Columns, nested_loss, phase_loss
 from recipe import LossTerm, Phase, Recipe
-from training import Columns, Trainer, nested_loss, phase_loss
+from training import Trainer
 
 
 @pytest.fixture(scope="module")
