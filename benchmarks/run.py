@@ -30,6 +30,7 @@ from errors import InputError
 from recipe import add_recipe_arguments, parse_recipe
 
 TABLES = ("inference", "text", "training", "processes", "reading", "mining", "growth")
+HEADER = f"# Speed\n\nMade by `make bench`: {os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}.\n"
 
 
 def main() -> None:
@@ -58,14 +59,13 @@ def main() -> None:
         "growth": ("Growth", lambda: growth.run(train, dev, recipe, Path(options.out).with_suffix(".png"))),
     }
     out = Path(options.out)
-    measured = {title: make() for name, (title, make) in sections.items() if options.only in (None, name)}
-    kept = read_sections(out) if options.only else {}
-    text = f"# Speed\n\nMade by `make bench`: {os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}.\n"
-    for title, _ in sections.values():
-        if title in measured or title in kept:
-            text += f"\n## {title}\n\n{measured.get(title) or kept[title]}"
-    print(text)
-    write_text_atomically(out, text)
+    contents = read_sections(out) if options.only else {}
+    for name, (title, make) in sections.items():
+        if options.only in (None, name):
+            contents[title] = make()
+            print(f"## {title}\n\n{contents[title]}", flush=True)
+            in_order = {title: contents[title] for title, _ in sections.values() if title in contents}
+            write_text_atomically(out, HEADER + "".join(f"\n## {title}\n\n{text}" for title, text in in_order.items()))
     print(f"{out} and {out.with_suffix('.png')}")
 
 
