@@ -59,7 +59,7 @@ def main() -> None:
         "growth": ("Growth", lambda: growth.run(train, dev, recipe, Path(options.out).with_suffix(".png"))),
     }
     out = Path(options.out)
-    contents = read_sections(out) if options.only else {}
+    contents = read_sections(out)  # what is not measured again, or not yet, stays
     for name, (title, make) in sections.items():
         if options.only in (None, name):
             contents[title] = make()
