@@ -34,6 +34,8 @@ from many_runs import Run, run_all, training_options
 from yaml_files import read_yaml
 
 SCORES = [f"{part} {metric}" for part in ("validation", "test") for metric in ("mse", "mae", "pearson", "spearman")]
+OF_GRID = ("options", "fields", "stores", "seeds")
+OF_FILE = ("out", "grids", *OF_GRID)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,10 @@ def read_ablation(path: Path) -> list[AblationRun]:
         InputError: where the file is missing or has no such grids.
     """
     ablation = read_yaml(path, "grids over the fields of a recipe")
+    _check_keys(path, "the file", ablation, OF_FILE)
     try:
+        for name, grid in ablation["grids"].items():
+            _check_keys(path, f"grid {name}", grid, OF_GRID)
         return [
             _run(Path(ablation["out"]), str(name), grid, dict(zip(grid.get("fields", {}), values, strict=True)), int(seed))
             for name, grid in ((name, {**ablation, **grid}) for name, grid in ablation["grids"].items())
@@ -71,6 +76,12 @@ def read_ablation(path: Path) -> list[AblationRun]:
         raise InputError(
             f"no grids, expected out, stores, seeds, and grids with options and fields ({error})", path=path
         ) from error
+
+
+def _check_keys(path: Path, place: str, contents: dict[str, Any], known: Sequence[str]) -> None:
+    for key in contents:
+        if key not in known:
+            raise InputError(f"{place} has no key {key!r}, expected one of {', '.join(known)}", path=path)
 
 
 def _run(out: Path, name: str, grid: dict[str, Any], settings: dict[str, Any], seed: int) -> AblationRun:

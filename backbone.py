@@ -62,7 +62,7 @@ class Backbone:
             reason = str(error).strip().split("\n", 1)[0]
             raise InputError(
                 f"cannot load backbone {name!r}, expected the name of a model on the Hugging Face hub or a folder ({reason})"
-            ) from error
+            ) from None  # what failed first, and again, tells nobody more
         self.name = name
         self.width: int = self.model.config.hidden_size
         self.layers = layers or default_layers(self.width, pooled)

@@ -134,6 +134,6 @@ def draw_explanation(path: Path, explanation: Explanation) -> None:
     axes.set_yticks(range(rows), first, fontsize=9)
     axes.set_xticks(range(columns), second, fontsize=9, rotation=90)
     axes.xaxis.tick_top()
-    axes.set_title(f"cosine {explanation.similarity:.3f}, the sum of all squares", fontsize=10, pad=12)
+    axes.set_title(f"cosine {explanation.similarity:.3f}, the sum of all cells", fontsize=10, pad=12)
     figure.colorbar(image, ax=axes, pad=0.01, aspect=25)
     write_figure_atomically(path, figure)

@@ -116,7 +116,9 @@ def export(encoder: TextEncoder, folder: Path) -> None:
     try:
         model.save_pretrained(str(temporary), create_model_card=False)
         write_text_atomically(temporary / "README.md", _card(encoder, folder.name, (temporary / "sentence_module.py").exists()))
-        os.chmod(temporary, 0o755)  # mkdtemp makes private folders; ours are ordinary ones
+        os.chmod(temporary, 0o755)  # mkdtemp and safetensors make private ones; ours are ordinary
+        for path in temporary.rglob("*"):
+            os.chmod(path, 0o755 if path.is_dir() else 0o644)
         temporary.rename(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

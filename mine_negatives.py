@@ -65,12 +65,14 @@ def main() -> None:
     pairs = open_pairs(options.data)
     if not (pairs.labels >= options.match_label).any():
         raise InputError(
-            f"no pair has a label of at least {options.match_label:g} ; give a lower --match_label", path=options.data[0]
+            f"no pair has a label of at least {options.match_label:g}; give a lower --match_label", path=options.data[0]
         )
     encoder = mining_encoder(options.model, pairs)
     pairs, mined = with_mined_negatives(encoder, pairs, options.match_label, mining, faiss=options.faiss)
-    write_text_atomically(Path(options.out), negative_rows(pairs, options.match_label))
-    print(f"{mined.report()}\n{options.out}: sentence, match, {mining.num_negatives} negatives")
+    rows = negative_rows(pairs, options.match_label)
+    write_text_atomically(Path(options.out), rows)
+    n_rows = rows.count("\n")
+    print(f"{mined.report()}\n{options.out}: {n_rows:,} matching pairs, each with {mining.num_negatives} negatives")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class StudyRun(Run):
 
     def metrics(self) -> dict[str, Any]:
         """What came out, under the names of the arm and the tokens."""
-        return {**super().metrics(), "recipe": self.arm.replace("_", " "), "tokens": {"layers": self.tokens}}
+        return {**super().metrics(), "recipe": self.arm.replace("_", " "), "tokens": {"layers": self.tokens}, "data": {}}
 
 
 def read_study(path: Path) -> list[StudyRun]:

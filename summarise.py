@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,44 +24,58 @@ COLUMNS = ("tokens", "encoder", *(f"{part} {metric.title()}" for part, metric in
 
 
 def read_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """The metrics.json files below some folders, in the order of their names.
+    """What train.py left in metrics.json files below some folders, in the order of their names; other runs are left out.
 
     Raises:
-        InputError: where there are none, or one was made without test pairs.
+        InputError: where there are none, or one cannot be read.
     """
     paths = [path for folder in folders for path in sorted(folder.rglob("metrics.json"))]
-    if not paths:
-        raise InputError("no metrics.json below these folders, expected folders of training runs")
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    for path, run in zip(paths, runs, strict=True):
-        if "test" not in run:
-            raise InputError("this run had no test pairs (--test)", path=path)
-    return runs
+    try:
+        runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    except ValueError as error:
+        raise InputError(f"a metrics.json below these folders is not JSON ({error})") from error
+    trained = [run for run in runs if isinstance(run, dict) and "recipe" in run and "tokens" in run]
+    if not trained:
+        raise InputError("no metrics.json of train.py below these folders, expected folders of training runs")
+    if len(trained) < len(runs):
+        print(f"left out: {len(runs) - len(trained)} runs of other programs than train.py", file=sys.stderr)
+    return trained
 
 
 def summarise(runs: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Rows of the table: for each kind of tokens mean pooling, then each recipe over its seeds."""
-    by_tokens: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    """Rows of the table: for each kind of tokens and data mean pooling, then each recipe over its seeds."""
+    groups: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        by_tokens[str(run["tokens"].get("layers") or run["tokens"].get("source"))][run["recipe"]].append(run)
+        tokens = str(run["tokens"].get("layers") or run["tokens"].get("source"))
+        groups[tokens, _data_of(run)][run["recipe"]].append(run)
+    names = [tokens for tokens, _ in groups]
     rows = []
-    for tokens, recipes in by_tokens.items():
+    for (tokens, _), recipes in groups.items():
         baseline = next(iter(recipes.values()))[0]
-        rows.append((tokens, "mean pooling, nothing learned", *_figures([baseline], "mean pooling"), "0", "0", "0", ""))
+        name = tokens if names.count(tokens) == 1 else f"{tokens} of {baseline['data']['training']['tokens'].get('source')}"
+        rows.append((name, "mean pooling, nothing learned", *_figures([baseline], "mean pooling"), "0", "0", "0", ""))
         for recipe, group in sorted(recipes.items(), key=lambda item: _spearman(item[1])):
             parameters = f"{group[0]['parameters']:,}"
             seconds = f"{statistics.median(run['seconds'] for run in group):.0f}"
             size = f"{group[0]['bytes'] / 2**20:.2f}"
-            rows.append((tokens, recipe, *_figures(group, "encoder"), parameters, size, seconds, str(len(group))))
+            seeds = str(len({run["seed"] for run in group}))
+            rows.append((name, recipe, *_figures(group, "encoder"), parameters, size, seconds, seeds))
     return rows
 
 
+def _data_of(run: dict[str, Any]) -> str:
+    """What tells the data of a run from those of another; runs on other data are no seeds of one another."""
+    return json.dumps({part: facts["identity"] for part, facts in run.get("data", {}).items()})
+
+
 def _figures(runs: list[dict[str, Any]], encoder: str) -> list[str]:
-    return [mean_and_deviation([run[part][encoder][metric] for run in runs]) for part, metric in SCORES]
+    """Scores over the runs; a part that they did not have is left empty."""
+    return [mean_and_deviation([run[part][encoder][metric] for run in runs]) if part in runs[0] else "" for part, metric in SCORES]
 
 
 def _spearman(runs: list[dict[str, Any]]) -> float:
-    return statistics.mean(run["test"]["encoder"]["spearman"] for run in runs)
+    part = "test" if "test" in runs[0] else "validation"
+    return statistics.mean(run[part]["encoder"]["spearman"] for run in runs)
 
 
 def mean_and_deviation(values: list[float]) -> str:

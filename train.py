@@ -139,6 +139,7 @@ def train_with_progress(recipe: Recipe, run: Run, device: torch.device, saved: S
 def finish(recipe: Recipe, run: Run, trained: Trained, saved: SavedRun) -> None:
     """Write the checkpoint and the run's files, and print the encoder beside mean pooling."""
     seconds = saved.seconds
+    replaced = run.out.exists()
     size = save_encoder(run.out, trained.encoder)
     write_history(run.folder / "history.csv", trained.history)
     write_recipe(run.folder / "recipe.yaml", recipe)
@@ -164,10 +165,14 @@ def finish(recipe: Recipe, run: Run, trained: Trained, saved: SavedRun) -> None:
     }
     write_metrics(run.folder / "metrics.json", metrics)
     saved.finish(f"{run.out}, weights of epoch {trained.epoch}, validation Spearman {trained.validation.spearman:.4f}")
-    print_result(run, trained, scores, size, seconds)
+    print_result(recipe, run, trained, scores, size, seconds)
+    if replaced:
+        print(f"The {run.out.name} that was there is kept as {run.out.name}.previous.")
 
 
-def print_result(run: Run, trained: Trained, scores: dict[str, dict[str, dict]], size: int, seconds: float) -> None:  # type: ignore[type-arg]
+def print_result(  # type: ignore[type-arg]
+    recipe: Recipe, run: Run, trained: Trained, scores: dict[str, dict[str, dict]], size: int, seconds: float
+) -> None:
     """The comparison that every run ends with."""
     columns = {
         name: {f"{part} {metric}": scores[part][name][metric] for part in scores for metric in ("spearman", "pearson")}
@@ -176,7 +181,10 @@ def print_result(run: Run, trained: Trained, scores: dict[str, dict[str, dict]],
     print(f"\n{score_table(columns)}\n")
     last = list(scores)[-1]
     before, after = (scores[last][name]["spearman"] for name in ("mean pooling", "encoder"))
-    if trained.fell_back:
+    if recipe.start == "centred":  # small vectors: mean pooling is what they are made from, and no alternative
+        few, many = trained.encoder.config.output_dim, run.training.tokens.dim
+        print(f"On the {last} pairs: your encoder with {few} numbers {after:.4f}, mean pooling with {many} numbers {before:.4f}.")
+    elif trained.fell_back:
         print("Training did not do better than mean pooling on the validation pairs, so the result is mean pooling itself.")
     else:
         verdict = "your encoder" if after >= before else "your encoder, which is worse than doing nothing,"

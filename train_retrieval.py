@@ -150,6 +150,8 @@ def open_parts(pipeline: Pipeline) -> Parts:
     if is_match.all() or not is_match.any():
         what = "all" if is_match.all() else "none"
         raise InputError(f"{what} of the pairs match (match_label {pipeline.match_label:g}), expected some", path=pipeline.dataset)
+    if pairs.labels.max() > 1 and pipeline.match_label == Pipeline.match_label:
+        print(f"Labels go up to {pairs.labels.max():g}: those from {pipeline.match_label:g} up are matches (--match_label).")
     pairs = replace(pairs, labels=np.where(is_match, MATCH, NO_MATCH).astype(np.float32))
     if pipeline.sample_size:
         rows = np.random.default_rng(pipeline.split_seed).permutation(len(pairs))[: pipeline.sample_size]

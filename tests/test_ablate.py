@@ -88,3 +88,6 @@ def test_what_is_no_grid_is_an_error(tmp_path, run_here):
     with pytest.raises(InputError, match="no grids, expected out, stores, seeds"):
         read_ablation(path)
     assert "wrong.yaml: no grids" in last_line(run_here("ablate.py", path))
+    path.write_text("out: runs\nstores: s\nseeds: [0]\ngrids: {a: {feilds: {noise_alpha: [3]}}}\n")
+    with pytest.raises(InputError, match="grid a has no key 'feilds', expected one of options, fields, stores, seeds"):
+        read_ablation(path)

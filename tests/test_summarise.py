@@ -27,7 +27,28 @@ def test_rows_are_means_and_deviations_over_seeds_beside_the_baseline(tmp_path, 
     assert rows[4] == ["2,-1", "default", *["0.8600 ± 0.0100", "0.8500 ± 0.0100"] * 2, "1,234", "1.00", "10", "3"]
 
 
+def test_runs_on_other_data_are_no_seeds_and_runs_of_other_programs_are_left_out(tmp_path, run_here):
+    for name, test in (("here", 0.8), ("there", 0.6)):
+        write_run(tmp_path / name, "default", "2,-1", test, 0)
+        path = tmp_path / name / "metrics.json"
+        data = {"training": {"identity": name, "tokens": {"source": f"{name}.csv"}}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"data": data}))
+    write_run(tmp_path / "without-test", "published", "word", 0.7, 0)
+    path = tmp_path / "without-test" / "metrics.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "test"}))
+    (tmp_path / "retrieval").mkdir()
+    (tmp_path / "retrieval" / "metrics.json").write_text(json.dumps({"pipeline": {}}))
+    result = run_here("summarise.py", tmp_path)
+    rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in result.stdout.splitlines()[2:]]
+    assert [(row[0], row[4], row[-1]) for row in rows if row[1] == "default"] == [
+        ("2,-1 of here.csv", "0.8000", "1"),
+        ("2,-1 of there.csv", "0.6000", "1"),
+    ]
+    assert [row[2:6] for row in rows if row[1] == "published"] == [["0.7000", "0.6900", "", ""]]
+    assert "left out: 1 runs of other programs" in result.stderr
+
+
 def test_folders_without_runs(tmp_path, run_here):
     assert "no metrics.json" in last_line(run_here("summarise.py", tmp_path))
-    (tmp_path / "metrics.json").write_text(json.dumps({"recipe": "default"}))
-    assert "had no test pairs" in last_line(run_here("summarise.py", tmp_path))
+    (tmp_path / "metrics.json").write_text("{")
+    assert "not JSON" in last_line(run_here("summarise.py", tmp_path))
