@@ -53,7 +53,7 @@ def _measured_here(stsb: Path, batch_size: int, epochs: int) -> None:
     processes.leave()
 
 
-def run(stsb: Path, repeats: int = 3, epochs: int = 3) -> str:
+def run(stsb: Path, repeats: int = 2, epochs: int = 2) -> str:
     """The table: one process and two, in turn, with the default batch and a larger one."""
     n_pairs = len(open_pairs([stsb / "train.store"]))
     rows = []
