@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -181,4 +182,5 @@ def _import_transformers():  # type: ignore[no-untyped-def]
         raise InputError("text needs a backbone, which is not installed: pip install -r requirements-text.txt") from error
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # without a network it tells of each of its ten attempts
     return transformers
