@@ -36,6 +36,8 @@ from resume import SAVE_SECONDS, SavedRun, identity_of_run
 from starter import DATA, STARTER_DEV, STARTER_TEST, STARTER_TRAIN, has_dat_files
 from training import Trained, Trainer
 
+FEW_PAIRS = 30  # a rank correlation of fewer is mostly chance
+
 
 @dataclass(frozen=True)
 class Run:
@@ -121,6 +123,8 @@ def train_with_progress(recipe: Recipe, run: Run, device: torch.device, saved: S
         print(f"{note[0].upper()}{note[1:]}.")
     parameters = sum(parameter.numel() for parameter in trainer.encoder.parameters())
     print(f"{len(run.training):,} training pairs, {len(run.validation):,} validation pairs, {parameters:,} parameters, {device}")
+    if len(run.validation) < FEW_PAIRS:
+        print(f"{len(run.validation)} validation pairs are too few to choose weights by: give --validation, or more pairs.")
     print(f"Mean pooling, before training: validation Spearman {trainer.baseline.spearman:.4f}")
     print(saved.begin(trainer, resume))
     is_quiet = None if processes.is_first() else True

@@ -285,7 +285,13 @@ def test_without_validation_pairs_a_part_is_set_aside(folder, tmp_path, run_here
         "train.py", "--data", folder / "train.store", "--run_dir", tmp_path / "run", "--out", tmp_path / "model.bin", *SMALL
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert "270 training pairs, 30 validation pairs" in result.stdout
+    assert "270 training pairs, 30 validation pairs" in result.stdout and "too few" not in result.stdout
+    few = run_here(
+        "train.py", "--data", folder / "train.store", "--run_dir", tmp_path / "few", "--out", tmp_path / "model.bin", *SMALL,
+        "--validation_fraction", "0.05", "--phases.graded.epochs", "1",
+    )  # fmt: skip
+    assert "15 validation pairs are too few to choose weights by" in few.stdout
+    assert "The model.bin that was there is kept as model.bin.previous" in few.stdout
 
 
 def test_the_published_preset_runs(folder, tmp_path, run_here):
