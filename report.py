@@ -66,7 +66,7 @@ def draw_history(path: Path, history: Sequence[EpochRecord], baseline: float) ->
     figure = Figure(figsize=(8, 6.4), layout="constrained")
     loss_axes, rank_axes, rate_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.4))
     # Each phase has a loss of its own: drawn as shares of the phase's first epoch, they fit one axis.
-    for name in dict.fromkeys(record.phase for record in history if record.phase):
+    for number, name in enumerate(dict.fromkeys(record.phase for record in history if record.phase)):
         phase = [record for record in history if record.phase == name]
         for values, style, label in (
             ([record.loss for record in phase], "o-", f"{name}, training"),
@@ -75,16 +75,9 @@ def draw_history(path: Path, history: Sequence[EpochRecord], baseline: float) ->
             loss_axes.plot([record.epoch for record in phase], np.array(values) / values[0], style, markersize=3, label=label)
         for axes in (loss_axes, rank_axes, rate_axes):
             axes.axvspan(phase[0].epoch - 0.5, phase[-1].epoch + 0.5, color="0.93" if phase[0].epoch > 1 else "0.98", zorder=0)
-        rank_axes.text(
-            phase[0].epoch - 0.4,
-            0.97,
-            name,
-            transform=rank_axes.get_xaxis_transform(),
-            rotation=90,  # a phase may be a single epoch wide
-            verticalalignment="top",  # training begins low: the curve is not there
-            fontsize=9,
-            color="0.45",
-        )
+        height = 1.03 + 0.1 * (number % 2)  # above the axes, where no curve is; a phase may be a single epoch wide
+        place = loss_axes.get_xaxis_transform()
+        loss_axes.text(phase[0].epoch - 0.5, height, name, transform=place, fontsize=9, color="0.35")
     loss_axes.set_ylabel("loss / phase's first epoch")
     if loss_axes.lines:  # a run of no epochs has no losses
         loss_axes.legend(fontsize=8, ncols=2, frameon=False)
