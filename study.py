@@ -21,7 +21,8 @@ from cli import make_parser, run_command
 from errors import InputError
 from many_runs import Run, run_all, training_options
 from panels import CAPTION, draw_arms
-from summarise import COLUMNS, markdown, summarise
+from summarise import COLUMNS, summarise
+from tables import markdown
 from yaml_files import read_yaml
 
 

@@ -29,7 +29,7 @@ from evaluate import cosines
 from many_runs import run_all
 from metrics import spearman
 from quantize import bit_similarity, from_int8, int8_range, to_bits, to_int8, truncate
-from summarise import markdown, mean_and_deviation
+from tables import markdown, mean_and_deviation
 from text_files import MAX_LABEL
 
 PUBLISHED, PRINCIPAL, COMPRESS, NESTED = "published", "principal components", "compress", "nested"  # grids of the study

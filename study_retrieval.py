@@ -21,7 +21,7 @@ from cli import make_parser, run_command
 from errors import InputError
 from many_runs import Run, run_all
 from panels import CAPTION, draw_arms
-from summarise import markdown, mean_and_deviation
+from tables import markdown, mean_and_deviation
 from train_retrieval import Scoring
 from yaml_files import read_yaml
 

@@ -11,13 +11,14 @@ import json
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from atomic import write_text_atomically
 from cli import make_parser, run_command
 from errors import InputError
+from tables import markdown, mean_and_deviation
 
 SCORES = [(part, metric) for part in ("validation", "test") for metric in ("spearman", "pearson")]
 COLUMNS = ("tokens", "encoder", *(f"{part} {metric.title()}" for part, metric in SCORES), "parameters", "MiB", "seconds", "seeds")
@@ -76,18 +77,6 @@ def _figures(runs: list[dict[str, Any]], encoder: str) -> list[str]:
 def _spearman(runs: list[dict[str, Any]]) -> float:
     part = "test" if "test" in runs[0] else "validation"
     return statistics.mean(run[part]["encoder"]["spearman"] for run in runs)
-
-
-def mean_and_deviation(values: list[float]) -> str:
-    """Mean and, of more than one value, standard deviation."""
-    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{deviation}"
-
-
-def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Rows below the titles of their columns as a Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import reading
 from matplotlib.figure import Figure
-from timing import goal, table
+from timing import goal
 
 from atomic import write_figure_atomically
 from dat_files import read_token_file
@@ -18,6 +18,7 @@ from data import PairData
 from encoding import encode
 from model import mean_pooling
 from recipe import Recipe
+from tables import markdown
 from training import Trainer
 
 TIMES = (1, 3, 10)
@@ -51,7 +52,7 @@ def run(pairs: PairData, validation: PairData, recipe: Recipe, picture: Path, me
     n_sentences = len(first_part(pairs, 1).tokens)
     sizes = f"1x is {megabytes} MB of text to read, {len(pairs) // 10:,} pairs to train on, {n_sentences:,} sentences to encode."
     opening = goal("seconds of opening again at 10x", seconds["opening again"][-1], 0.05, at_most=True)
-    return "\n".join([f"{sizes}\n", table(header, rows), opening])
+    return "\n".join([f"{sizes}\n", markdown(header, rows), opening])
 
 
 def first_part(pairs: PairData, times: int) -> PairData:

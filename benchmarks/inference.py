@@ -8,13 +8,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sentence_transformers.sentence_transformer.modules import Pooling
-from timing import goal, table, time_in_turn
+from timing import goal, time_in_turn
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from backbone import Backbone
 from checkpoint import load_encoder
 from data import PairData
+from tables import markdown
 
 SENTENCES = 1280
 
@@ -98,7 +99,7 @@ def compare(
         goal("sentences per second, published = 1", published / ours, 4),
         goal("times reading once", ours / read, 2.5, at_most=True),
     ]
-    return "\n".join([table(header, rows), *(goals if has_goals else [])])
+    return "\n".join([markdown(header, rows), *(goals if has_goals else [])])
 
 
 def where_time_goes(model: str, batches: list[Tensor]) -> str:
@@ -110,7 +111,7 @@ def where_time_goes(model: str, batches: list[Tensor]) -> str:
     operations = sorted(profiler.key_averages(), key=lambda operation: -operation.self_cpu_time_total)
     total = sum(operation.self_cpu_time_total for operation in operations)
     rows = [(operation.key, f"{operation.count:,}", f"{operation.self_cpu_time_total / total:.0%}") for operation in operations[:8]]
-    return table(("operation", "calls", "share of the time"), rows)
+    return markdown(("operation", "calls", "share of the time"), rows)
 
 
 def backbone_pass(pairs: PairData, batch_size: int) -> Callable[[], object]:

@@ -10,8 +10,10 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timing import goal, measured_apart, median_and_range, peak_memory, table
+from timing import goal, measured_apart, median_and_range, peak_memory
 from torch import Tensor
+
+from tables import markdown
 
 ANCHORS, DOCUMENTS, DIM = 10_000, 100_000, 256
 WAYS = {"sentence-transformers, mine_hard_negatives": "theirs", "**this project**": "project"}
@@ -81,7 +83,7 @@ def run(repeats: int = 3) -> str:
     ours = results["**this project**"]
     fast = goal("seconds", statistics.median(value[0] for value in ours), 60, at_most=True)
     small = goal("megabytes", max(value[1] for value in ours) / 1024, 1500, at_most=True)
-    return "\n".join([table((title, "seconds, median (range)", "peak memory, MB", "negatives"), rows), fast, small])
+    return "\n".join([markdown((title, "seconds, median (range)", "peak memory, MB", "negatives"), rows), fast, small])
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 
 import torch
-from timing import median_and_range, table
+from timing import median_and_range
 
 import processes
 from data import open_pairs
 from recipe import add_recipe_arguments, parse_recipe
+from tables import markdown
 from training import Trainer
 
 ROOT = Path(__file__).parent.parent
@@ -68,7 +69,7 @@ def run(stsb: Path, repeats: int = 2, epochs: int = 2) -> str:
              median_and_range(values), f"{rates[n_processes] / rates[1]:.2f}")
             for n_processes, values in seconds.items()
         ]  # fmt: skip
-    return table(("graded phase, gloo, a thread each", "pairs/s", "seconds an epoch, median (range)", "one process = 1"), rows)
+    return markdown(("graded phase, gloo, a thread each", "pairs/s", "seconds an epoch, median (range)", "one process = 1"), rows)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from timing import goal, measured_apart, median_and_range, peak_memory, table
+from timing import goal, measured_apart, median_and_range, peak_memory
 
 from data import PairData
+from tables import markdown
 from token_rows import format_token_row
 
 ROWS = 150  # formatted once and repeated: writing decimal text is slow
@@ -113,7 +114,7 @@ def run(pairs: PairData, megabytes: int = 1000, repeats: int = 3) -> str:
     ours = results["**this project, into its store**"]
     faster = goal("np.fromstring = 1", reference / medians["**this project, into its store**"], 4)
     small = goal("megabytes of memory", max(memory for _, memory in ours), 300, at_most=True)
-    return "\n".join([table(header, rows), faster, small])
+    return "\n".join([markdown(header, rows), faster, small])
 
 
 if __name__ == "__main__":

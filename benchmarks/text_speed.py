@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from sentence_transformers import SentenceTransformer
-from timing import goal, table, time_in_turn
+from timing import goal, time_in_turn
 
 from backbone import source_of
 from data import PairData
+from tables import markdown
 from text import TextEncoder
 
 SENTENCES = 640
@@ -43,4 +44,4 @@ def run(pairs: PairData, model: str, repeats: int = 7, batch_sizes: Sequence[int
             goals.append(goal(f"speed of the backbone's own in batches of {batch_size}", theirs.median / ours.median, 0.95))
     torch.set_num_threads(threads)
     header = (f"one thread, {len(sentences):,} sentences", "batch", "ms, median (range)", "sentences/s", "backbone = 1")
-    return "\n".join([table(header, rows), *goals])
+    return "\n".join([markdown(header, rows), *goals])

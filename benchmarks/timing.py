@@ -53,11 +53,6 @@ def measured_apart(script: str, *arguments: str) -> list[float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows as a Markdown table."""
-    return "".join(f"| {' | '.join(row)} |\n" for row in (header, ["---"] * len(header), *rows))
-
-
 def goal(what: str, reached: float, bound: float, *, at_most: bool = False) -> str:
     """A sentence that says whether a goal was met, below a table."""
     met = reached <= bound if at_most else reached >= bound

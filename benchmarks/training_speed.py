@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import CoSENTLoss
-from timing import goal, table, time_in_turn
+from timing import goal, time_in_turn
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
@@ -19,6 +19,7 @@ from backbone import DEFAULT_BACKBONE, source_of
 from data import PairData
 from objective import Columns, phase_loss
 from recipe import Phase, Recipe
+from tables import markdown
 from training import Trainer
 
 FINE_TUNED_BATCHES = 8
@@ -96,7 +97,7 @@ def run(training: PairData, validation: PairData, recipe: Recipe, repeats: int =
         (name, f"{rate:,.0f}", f"{timing.least / timing.median:.2f} - {timing.most / timing.median:.2f}", f"{rate / rates[1]:.2f}")
         for (name, timing), rate in zip(timings.items(), rates, strict=True)
     ]
-    speeds = table(("graded phase, one thread", "pairs/s", "range of its time, median = 1", "plain loop = 1"), rows)
+    speeds = markdown(("graded phase, one thread", "pairs/s", "range of its time, median = 1", "plain loop = 1"), rows)
     seconds = {}
     runs = []
     for name, kind in (("the same encoder, plain loop", PlainTrainer), ("**this project**", Trainer)):
@@ -104,7 +105,7 @@ def run(training: PairData, validation: PairData, recipe: Recipe, repeats: int =
         trained = kind(recipe, training, validation).run()
         seconds[name] = time.perf_counter() - begin
         runs.append((name, f"{seconds[name]:.0f}", f"{trained.validation.spearman:.4f}"))
-    whole = table(("the whole default recipe", "seconds", "validation Spearman"), runs)
+    whole = markdown(("the whole default recipe", "seconds", "validation Spearman"), runs)
     torch.set_num_threads(threads)
     faster = goal("pairs per second, plain loop = 1", rates[2] / rates[1], 5)
     fast = goal("seconds of the whole default recipe", seconds["**this project**"], 60, at_most=True)

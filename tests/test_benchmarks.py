@@ -12,6 +12,7 @@ from conftest import ROOT, learnable_pairs, random_sentences, store_pairs
 from data import open_pairs
 from model import EncoderConfig, SentenceEncoder
 from recipe import LossTerm, Phase, Recipe
+from tables import markdown
 
 sys.path.append(str(ROOT / "benchmarks"))
 inference = pytest.importorskip("inference")
@@ -68,7 +69,7 @@ def test_a_part_of_the_data_has_its_own_sentences(pairs, times):
 def test_medians_and_ranges():
     timings = timing.time_in_turn({"a": lambda: None, "b": lambda: sum(range(10_000))}, repeats=5)
     assert all(each.least <= each.median <= each.most for each in timings.values())
-    assert timing.table(("x", "y"), [("1", "2")]) == "| x | y |\n| --- | --- |\n| 1 | 2 |\n"
+    assert markdown(("x", "y"), [("1", "2")]) == "| x | y |\n| --- | --- |\n| 1 | 2 |\n"
 
 
 def test_a_goal_is_met_or_not_and_sections_stay(tmp_path):
