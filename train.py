@@ -143,7 +143,7 @@ def train_with_progress(recipe: Recipe, run: Run, device: torch.device, saved: S
 def finish(recipe: Recipe, run: Run, trained: Trained, saved: SavedRun) -> None:
     """Write the checkpoint and the run's files, and print the encoder beside mean pooling."""
     seconds = saved.seconds
-    replaced = run.out.exists()
+    before = run.out.read_bytes() if run.out.exists() else None
     size = save_encoder(run.out, trained.encoder)
     write_history(run.folder / "history.csv", trained.history)
     write_recipe(run.folder / "recipe.yaml", recipe)
@@ -170,7 +170,7 @@ def finish(recipe: Recipe, run: Run, trained: Trained, saved: SavedRun) -> None:
     write_metrics(run.folder / "metrics.json", metrics)
     saved.finish(f"{run.out}, weights of epoch {trained.epoch}, validation Spearman {trained.validation.spearman:.4f}")
     print_result(recipe, run, trained, scores, size, seconds)
-    if replaced:
+    if before not in (None, run.out.read_bytes()):
         print(f"The {run.out.name} that was there is kept as {run.out.name}.previous.")
 
 
@@ -185,11 +185,11 @@ def print_result(  # type: ignore[type-arg]
     print(f"\n{score_table(columns)}\n")
     last = list(scores)[-1]
     before, after = (scores[last][name]["spearman"] for name in ("mean pooling", "encoder"))
-    if recipe.start == "centred":  # small vectors: mean pooling is what they are made from, and no alternative
+    if trained.fell_back:
+        print("Training did not do better than mean pooling on the validation pairs, so the result is mean pooling itself.")
+    elif recipe.start == "centred":  # small vectors: mean pooling is what they are made from, and no alternative
         few, many = trained.encoder.config.output_dim, run.training.tokens.dim
         print(f"On the {last} pairs: your encoder with {few} numbers {after:.4f}, mean pooling with {many} numbers {before:.4f}.")
-    elif trained.fell_back:
-        print("Training did not do better than mean pooling on the validation pairs, so the result is mean pooling itself.")
     else:
         verdict = "your encoder" if after >= before else "your encoder, which is worse than doing nothing,"
         print(f"On the {last} pairs: mean pooling {before:.4f}, {verdict} {after:.4f} (weights of epoch {trained.epoch}).")
