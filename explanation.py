@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from atomic import write_figure_atomically
@@ -124,6 +123,8 @@ def _with_constant(parts: Tensor, constant: Tensor) -> Tensor:
 
 def draw_explanation(path: Path, explanation: Explanation) -> None:
     """Draw the shares as a heat map, PNG: tokens of the first sentence down, of the second across, with their sums."""
+    from matplotlib.figure import Figure  # here, because who encodes text draws nothing, and importing it takes most of a second
+
     rows, columns = explanation.shares.shape
     figure = Figure(figsize=(2.6 + 0.5 * columns, 1.9 + 0.34 * rows), layout="constrained")
     axes = figure.subplots()
