@@ -65,6 +65,15 @@ def store_pairs(
     return path
 
 
+def store_parts(folder: Path, **parts: int) -> Path:
+    """Learnable pairs in a folder: `store_parts(folder, train=300, dev=100)` makes train.store and dev.store, 32 wide."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    for name, n in parts.items():
+        store_pairs(folder / f"{name}.store", *learnable_pairs(rng, n))
+    return folder
+
+
 @pytest.fixture
 def make_pairs(tmp_path: Path) -> Callable[..., PairData]:
     """Build a PairData of random sentences: `make_pairs(first, second, labels=None, dim=8)`."""

@@ -7,10 +7,9 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from conftest import last_line, learnable_pairs, run_script, store_pairs
+from conftest import last_line, run_script, store_parts
 
 import ablate
 from ablate import read_ablation
@@ -20,10 +19,7 @@ from errors import InputError
 @pytest.fixture
 def grids(tmp_path) -> Path:
     """Two grids: one with a seed of its own, one with a list for a value."""
-    (tmp_path / "mine").mkdir()
-    rng = np.random.default_rng(0)
-    for part, n in (("train", 60), ("dev", 30), ("test", 30)):
-        store_pairs(tmp_path / "mine" / f"{part}.store", *learnable_pairs(rng, n))
+    store_parts(tmp_path / "mine", train=60, dev=30, test=30)
     small = "--encoder.output_dim 8 --encoder.heads 4 --phases.contrastive.epochs 0 --phases.graded.epochs 1"
     (tmp_path / "small.yaml").write_text(
         f"out: {tmp_path}/runs\nstores: {tmp_path}/mine\nseeds: [0]\ngrids:\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, learnable_pairs, store_pairs
+from conftest import ROOT, store_parts
 
 from checkpoint import load_encoder
 from data import open_pairs, training_batches
@@ -36,9 +36,7 @@ def train(folder: Path, name: str, processes: int, *options: str) -> str:
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """101 pairs: the batches do not divide evenly among processes, and the last one is small."""
-    rng = np.random.default_rng(0)
-    for name, n in (("train", 101), ("dev", 40)):
-        store_pairs(tmp_path / f"{name}.store", *learnable_pairs(rng, n))
+    store_parts(tmp_path, train=101, dev=40)
     return tmp_path
 
 

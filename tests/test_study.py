@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import last_line, learnable_pairs, run_script, store_pairs
+from conftest import last_line, run_script, store_parts
 
 from errors import InputError
 from study import read_study
@@ -20,10 +20,7 @@ SMALL = "--encoder.output_dim 8 --encoder.heads 4 --phases.contrastive.epochs 0 
 @pytest.fixture
 def study(tmp_path) -> Path:
     """Two arms, one kind of tokens, two seeds."""
-    (tmp_path / "mine").mkdir()
-    rng = np.random.default_rng(0)
-    for part, n in (("train", 80), ("dev", 40), ("test", 40)):
-        store_pairs(tmp_path / "mine" / f"{part}.store", *learnable_pairs(rng, n))
+    store_parts(tmp_path / "mine", train=80, dev=40, test=40)
     (tmp_path / "small.yaml").write_text(
         f"out: {tmp_path}/runs\nseeds: [0, 1]\ntokens: {{noisy: {tmp_path}/mine}}\n"
         f"arms:\n  plain: {SMALL}\n  small_steps: {SMALL} --learning_rate 1e-9\n"

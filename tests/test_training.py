@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from conftest import last_line, learnable_pairs, run_script, store_pairs
+from conftest import last_line, run_script, store_parts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,11 +32,7 @@ from training import Trainer
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """train.store and dev.store, 32 wide, on which training must help."""
-    folder = tmp_path_factory.mktemp("stores")
-    rng = np.random.default_rng(0)
-    for name, n in (("train", 300), ("dev", 100)):
-        store_pairs(folder / f"{name}.store", *learnable_pairs(rng, n))
-    return folder
+    return store_parts(tmp_path_factory.mktemp("stores"), train=300, dev=100)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, last_line, learnable_pairs, random_sentences, store_pairs
+from conftest import ROOT, last_line, random_sentences, store_parts
 
 import train as train_module
 from atomic import write_atomically
@@ -39,11 +39,7 @@ SMALL = ("--encoder.output_dim", "16", "--encoder.heads", "4", "--encoder.hidden
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("stores")
-    rng = np.random.default_rng(0)
-    for name, n in (("train", 120), ("dev", 40)):
-        store_pairs(folder / f"{name}.store", *learnable_pairs(rng, n))
-    return folder
+    return store_parts(tmp_path_factory.mktemp("stores"), train=120, dev=40)
 
 
 def recipe(**changes) -> Recipe:
