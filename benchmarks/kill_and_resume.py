@@ -34,6 +34,7 @@ from errors import InputError
 from text_files import TextPairs
 
 KILLED_AGAIN = 0.3  # share of the resumed runs that are killed too
+SLOWER = 1.01  # after each kill a whole run is taken to last this much longer, because the machine may be busier than before
 DIFFER = {"metrics.json", "state.pt"}  # these say how long it took, and where
 SHORT_RUN = (
     *("--encoder.output_dim", "16", "--encoder.hidden_dim", "16", "--batch_size", "16", "--phases.contrastive.epochs", "1"),
@@ -114,16 +115,22 @@ def kill_and_resume(kills: int, seed: int) -> Counter[str]:
         undisturbed = Training(folder / "undisturbed", data)
         begin = time.perf_counter()
         undisturbed.finish(resume=False)
-        longest = time.perf_counter() - begin
+        length = time.perf_counter() - begin
         expected = undisturbed.files()
         with tqdm(total=kills, unit="kill", disable=None) as bar:
             while counts["kills"] < kills:
                 run = Training(folder / f"run {counts['runs']}", data)
                 counts["runs"] += 1
                 resume = False
-                while counts["kills"] < kills and run.is_killed_after(rng.uniform(0, longest), resume=resume):
+                while counts["kills"] < kills:
+                    moment = rng.uniform(0, length)
+                    if not run.is_killed_after(moment, resume=resume):
+                        if not resume:
+                            length = moment  # it took less: the machine is less busy than before
+                        break
                     counts["kills"] += 1
                     bar.update()
+                    length *= SLOWER
                     resume = True
                     if rng.random() > KILLED_AGAIN:
                         break
