@@ -20,7 +20,6 @@ where options change, remove the folder of the grid.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -30,7 +29,7 @@ from typing import Any
 from atomic import write_csv_atomically
 from cli import make_parser, run_command
 from errors import InputError
-from many_runs import Run, run_all, training_options
+from many_runs import Run, add_workers_option, run_all, training_options
 from yaml_files import read_yaml
 
 SCORES = [f"{part} {metric}" for part in ("validation", "test") for metric in ("mse", "mae", "pearson", "spearman")]
@@ -106,7 +105,7 @@ def main() -> None:
     parser = make_parser("ablate.py", __doc__)
     parser.add_argument("grids", help="YAML file")
     parser.add_argument("--out", help="CSV to write (default: results/ and the name of the YAML file)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    add_workers_option(parser)
     options = parser.parse_args()
     path = Path(options.grids)
     out = Path(options.out or Path("results") / f"{path.stem}.csv")

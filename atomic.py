@@ -33,7 +33,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files; ours are ordinary ones
+        os.chmod(temporary, ordinary_mode(0o666))  # mkstemp makes private files
         os.replace(temporary, path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
@@ -55,10 +55,11 @@ def write_csv_atomically(path: str | os.PathLike[str], rows: Iterable[Sequence[o
     write_text_atomically(path, text.getvalue())
 
 
-def _umask() -> int:
+def ordinary_mode(mode: int) -> int:
+    """The mode that a file (0o666) or a folder (0o777) would have without anything special, by the user's umask."""
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    return mode & ~mask
 
 
 def write_figure_atomically(path: str | os.PathLike[str], figure: Figure) -> None:

@@ -10,7 +10,6 @@ In Python, where this project need not be:
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from atomic import write_text_atomically
+from atomic import ordinary_mode, write_text_atomically
 from backbone import WORD_LAYER, source_of
 from cli import make_parser, run_command
 from errors import InputError
@@ -116,9 +115,8 @@ def export(encoder: TextEncoder, folder: Path) -> None:
     try:
         model.save_pretrained(str(temporary), create_model_card=False)
         write_text_atomically(temporary / "README.md", _card(encoder, folder.name, (temporary / "sentence_module.py").exists()))
-        os.chmod(temporary, 0o755)  # mkdtemp and safetensors make private ones; ours are ordinary
-        for path in temporary.rglob("*"):
-            os.chmod(path, 0o755 if path.is_dir() else 0o644)
+        for path in (temporary, *temporary.rglob("*")):
+            path.chmod(ordinary_mode(0o777 if path.is_dir() else 0o666))  # mkdtemp and safetensors make private ones
         temporary.rename(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shlex
@@ -56,6 +57,18 @@ def training_options(options: str, stores: Path, folder: Path, seed: int) -> tup
     data = [argument for part, option in parts.items() for argument in (option, str(stores / f"{part}.store"))]
     own = shlex.split(options.replace("{seed}", str(seed)))
     return (*own, "--seed", str(seed), *data, "--out", str(folder / "model.bin"))
+
+
+def add_workers_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--workers`, which `run_all` takes."""
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time")
+
+
+def add_study_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every study takes: its file, `--results` and `--workers`."""
+    parser.add_argument("study", help="YAML file")
+    parser.add_argument("--results", default="results", help="folder for tables, CSV and figures, named after the study")
+    add_workers_option(parser)
 
 
 def run_all(runs: Sequence[Run], workers: int) -> None:

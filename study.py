@@ -9,18 +9,15 @@ where it was. Afterwards there are a table, a row of CSV for each run, and a fig
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from atomic import write_csv_atomically, write_figure_atomically, write_text_atomically
+from atomic import write_csv_atomically, write_text_atomically
 from cli import make_parser, run_command
 from errors import InputError
-from many_runs import Run, run_all, training_options
-from panels import CAPTION, draw_arms
+from many_runs import Run, add_study_arguments, run_all, training_options
+from panels import Panel, draw_panels
 from summarise import COLUMNS, summarise
 from tables import markdown
 from yaml_files import read_yaml
@@ -81,25 +78,19 @@ def draw_study(path: Path, study: list[StudyRun]) -> None:
     """Test Spearman of each arm, a panel for each kind of tokens: a point for each seed done, mean pooling as a line."""
     runs = [run for run in study if run.is_done()]
     arms = [arm for arm in dict.fromkeys(run.arm for run in study) if any(run.arm == arm for run in runs)]
-    kinds = list(dict.fromkeys(run.tokens for run in runs))
-    figure = Figure(figsize=(1.5 + 2.4 * len(kinds), 1.1 + 0.34 * len(arms)), layout="constrained")
-    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
-    for axes, tokens in zip(panels, kinds, strict=True):
+    panels = []
+    for tokens in dict.fromkeys(run.tokens for run in runs):
         metrics = [run.metrics() for run in runs if run.tokens == tokens]
-        baseline = metrics[0]["test"]["mean pooling"]["spearman"]
         names = [arm.replace("_", " ") for arm in arms]
         scores = {name: [run["test"]["encoder"]["spearman"] for run in metrics if run["recipe"] == name] for name in names}
-        draw_arms(axes, scores, baseline, f"tokens {tokens}")
-    figure.supxlabel(f"test Spearman; {CAPTION}", fontsize=9)
-    write_figure_atomically(path, figure)
+        panels.append(Panel(f"tokens {tokens}", scores, metrics[0]["test"]["mean pooling"]["spearman"]))
+    draw_panels(path, panels, "test Spearman")
 
 
 def main() -> None:
     """Command line."""
     parser = make_parser("study.py", __doc__)
-    parser.add_argument("study", help="YAML file")
-    parser.add_argument("--results", default="results", help="folder for table, CSV and figure, named after the study")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    add_study_arguments(parser)
     parser.add_argument("--no_runs", action="store_true", help="run nothing: table, CSV and figure of the runs that are done")
     options = parser.parse_args()
     study = Path(options.study)

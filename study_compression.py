@@ -2,15 +2,14 @@
 
     python study_compression.py studies/compression.yaml
 
-It runs the grids of the file (ablate.py; runs that are done are not repeated) and writes compression.csv, a row for each run,
-compression.md, tables and what of the published table is found again, and four figures. All choices are made on the validation
+It runs the grids of the file (ablate.py; runs that are done are not repeated) and writes, named after the file, a CSV with a row
+for each run, tables with what of the published table is found again, and four figures. All choices are made on the validation
 part; test is only reported.
 """
 
 from __future__ import annotations
 
 import csv
-import os
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from data import PairData, open_pairs
 from encoding import encode_pairs
 from errors import InputError
 from evaluate import cosines
-from many_runs import run_all
+from many_runs import add_study_arguments, run_all
 from metrics import spearman
 from quantize import bit_similarity, from_int8, int8_range, to_bits, to_int8, truncate
 from tables import markdown, mean_and_deviation
@@ -175,11 +174,11 @@ def training_losses(run: AblationRun) -> list[float]:
         return [float(row["loss"]) for row in csv.DictReader(file) if row["epoch"] != "0"]
 
 
-def draw(study: Study, results: Path) -> None:
-    """The four figures; where a single run stands for its seeds it is the first."""
+def draw(study: Study, results: Path, name: str) -> None:
+    """The four figures, their files named after the study; where a single run stands for its seeds it is the first."""
     alphas, best = study.values(PUBLISHED, "noise_alpha"), study.best_alpha()
     draw_losses(
-        results / "compression_loss.png",
+        results / f"{name}_loss.png",
         {f"alpha {alpha:g}": [training_losses(run) for run in study.of(PUBLISHED, alpha=alpha)] for alpha in alphas},
     )
     models = {
@@ -189,17 +188,17 @@ def draw(study: Study, results: Path) -> None:
         f"compress, {SIZE}": study.of(COMPRESS, size=SIZE)[0],
     }
     draw_cosines(
-        results / "compression_cosines.png",
+        results / f"{name}_cosines.png",
         {name: study.cosines(run, "test") for name, run in models.items()},
         study.pairs["test"].labels,
     )
     noisy = {f"alpha {alpha:g}": study.of(PUBLISHED, alpha=alpha)[0] for alpha in (0, best)}
     draw_loss_histograms(
-        results / "compression_histograms.png",
+        results / f"{name}_histograms.png",
         {part: {name: study.errors(run, part) for name, run in noisy.items()} for part in ("training", "test")},
     )
     draw_sizes(
-        results / "compression_sizes.png",
+        results / f"{name}_sizes.png",
         {PARTS[part]: size_curves(study, part) for part in PARTS},
         {PARTS[part]: study.uncompressed(part) for part in PARTS},
     )
@@ -227,9 +226,7 @@ def size_curves(study: Study, part: str) -> dict[str, dict[int, float]]:
 def main() -> None:
     """Command line."""
     parser = make_parser("study_compression.py", __doc__)
-    parser.add_argument("study", help="YAML file of grids")
-    parser.add_argument("--results", default="results", help="folder for tables, CSV and figures")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    add_study_arguments(parser)
     options = parser.parse_args()
     path, results = Path(options.study), Path(options.results)
     runs = read_ablation(path)
@@ -237,7 +234,7 @@ def main() -> None:
         if not any(run.grid == grid for run in runs):
             raise InputError(f"no grid {grid!r}, which this study is made of", path=path)
     run_all(runs, options.workers)
-    write_runs(results / "compression.csv", runs)
+    write_runs(results / f"{path.stem}.csv", runs)
     study = Study(runs, runs[0].stores)
     text = (
         "# Small vectors\n\nSentence embeddings of 384 numbers made smaller, STS-B. Errors are of the plain cosine against "
@@ -246,9 +243,9 @@ def main() -> None:
         f"{model_table(study)}\n## The published table\n\n{published_table(study)}\n{published_verdict(study)}\n"
         f"## Stored smaller\n\n{storage_table(study)}"
     )
-    write_text_atomically(results / "compression.md", text)
-    draw(study, results)
-    print(f"{results}/compression.csv, compression.md, and four figures: {len(runs)} runs")
+    write_text_atomically(results / f"{path.stem}.md", text)
+    draw(study, results, path.stem)
+    print(f"{results / path.stem}.csv, .md, and four figures: {len(runs)} runs")
 
 
 if __name__ == "__main__":

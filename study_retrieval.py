@@ -8,19 +8,16 @@ Afterwards there are a table, a row of CSV for each run, and a figure.
 
 from __future__ import annotations
 
-import os
 import shlex
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from atomic import write_csv_atomically, write_figure_atomically, write_text_atomically
+from atomic import write_csv_atomically, write_text_atomically
 from cli import make_parser, run_command
 from errors import InputError
-from many_runs import Run, run_all
-from panels import CAPTION, draw_arms
+from many_runs import Run, add_study_arguments, run_all
+from panels import Panel, draw_panels
 from tables import markdown, mean_and_deviation
 from train_retrieval import Scoring
 from yaml_files import read_yaml
@@ -93,21 +90,21 @@ def write_csv(path: Path, runs: list[RetrievalRun]) -> None:
 def draw_study(path: Path, runs: list[RetrievalRun]) -> None:
     """Test scores of each arm, a panel for each of two metrics: a point for each seed, mean pooling as a line."""
     arms = by_arm(runs)
-    figure = Figure(figsize=(8, 1.1 + 0.34 * len(arms)), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, metric in zip(panels, ("mrr", "average_precision"), strict=True):
-        scores = {arm: [run.score("test", "encoder", metric) for run in group] for arm, group in arms.items()}
-        draw_arms(axes, scores, runs[0].score("test", BASELINE, metric), METRICS[metric])
-    figure.supxlabel(f"on the test part; {CAPTION}", fontsize=9)
-    write_figure_atomically(path, figure)
+    panels = [
+        Panel(
+            METRICS[metric],
+            {arm: [run.score("test", "encoder", metric) for run in group] for arm, group in arms.items()},
+            runs[0].score("test", BASELINE, metric),
+        )
+        for metric in ("mrr", "average_precision")
+    ]
+    draw_panels(path, panels, "on the test part")
 
 
 def main() -> None:
     """Command line."""
     parser = make_parser("study_retrieval.py", __doc__)
-    parser.add_argument("study", help="YAML file")
-    parser.add_argument("--results", default="results", help="folder for table, CSV and figure, named after the study")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    add_study_arguments(parser)
     options = parser.parse_args()
     study = Path(options.study)
     runs = read_study(study)

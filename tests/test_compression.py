@@ -119,16 +119,16 @@ def test_the_study_writes_tables_and_four_figures(folder, tmp_path, monkeypatch,
     monkeypatch.setattr("sys.argv", ["study_compression.py", str(path), "--results", str(tmp_path / "results")])
     study_compression.main()
     assert "5 runs" in capsys.readouterr().out
-    rows = list(csv.DictReader((tmp_path / "results" / "compression.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "results" / "small.csv").open()))
     assert [(row["grid"], row["noise_alpha"]) for row in rows][:3] == [
         ("published", "0"), ("published", "0.5"), ("principal components", ""),
     ]  # fmt: skip
-    text = (tmp_path / "results" / "compression.md").read_text()
+    text = (tmp_path / "results" / "small.md").read_text()
     for row in rows:
         assert f"{float(row['test spearman']):.4f}" in text
     assert "| 0.5 | 0.8145-0.8185 |" in text and "| nested | 32 | int8 | 32 |" in text
     for name in FOUR_FIGURES:
-        assert (tmp_path / "results" / f"compression_{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        assert (tmp_path / "results" / f"small_{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_a_study_without_a_grid_says_which_before_it_runs_anything(folder, tmp_path, monkeypatch):
