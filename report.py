@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from matplotlib.ticker import MaxNLocator
 
 from atomic import write_csv_atomically, write_figure_atomically, write_text_atomically
 from data import PairData
-from recipe import Recipe
-from training import EpochRecord
+from objective import guide_names
+from recipe import Phase, Recipe
+from training import EpochRecord, Trained
 
 
 def write_history(path: Path, history: Sequence[EpochRecord]) -> None:
@@ -54,23 +55,25 @@ def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
     write_text_atomically(path, json.dumps({**metrics, "commit": git_commit(), "versions": versions}, indent=2) + "\n")
 
 
-def draw_history(path: Path, history: Sequence[EpochRecord], baseline: float) -> None:
+def draw_history(path: Path, trained: Trained, phases: Mapping[str, Phase]) -> None:
     """Loss, validation Spearman and learning rate of each epoch, with the phases marked.
 
     Args:
         path: PNG to write.
-        history: epoch 0 first.
-        baseline: mean pooling's Spearman on the validation pairs.
+        trained: what training came to.
+        phases: of its recipe.
     """
+    history, baseline = trained.history, trained.baseline.spearman
     epochs = np.array([record.epoch for record in history])
     figure = Figure(figsize=(8, 6.4), layout="constrained")
     loss_axes, rank_axes, rate_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.4))
     # Each phase has a loss of its own: drawn as shares of the phase's first epoch, they fit one axis.
     for number, name in enumerate(dict.fromkeys(record.phase for record in history if record.phase)):
         phase = [record for record in history if record.phase == name]
+        on_validation = "validation, labels alone" if "teacher" in guide_names(phases[name]) else "validation"
         for values, style, label in (
             ([record.loss for record in phase], "o-", f"{name}, training"),
-            ([record.validation_loss for record in phase], "s--", f"{name}, validation"),
+            ([record.validation_loss for record in phase], "s--", f"{name}, {on_validation}"),
         ):
             loss_axes.plot([record.epoch for record in phase], np.array(values) / values[0], style, markersize=3, label=label)
         for axes in (loss_axes, rank_axes, rate_axes):
@@ -82,11 +85,12 @@ def draw_history(path: Path, history: Sequence[EpochRecord], baseline: float) ->
     if loss_axes.lines:  # a run of no epochs has no losses
         loss_axes.legend(fontsize=8, ncols=2, frameon=False)
     rank = np.array([record.validation_spearman for record in history])
-    rank_axes.axhline(baseline, color="tab:gray", linestyle="--", label=f"mean pooling {baseline:.4f}")
+    pooling = f"mean pooling {baseline:.4f}"
+    rank_axes.axhline(baseline, color="tab:gray", linestyle="--", label=f"kept: {pooling}" if trained.fell_back else pooling)
     rank_axes.plot(epochs, rank, "o-", color="tab:blue", markersize=4, label="encoder")
-    best = [i for i, record in enumerate(history) if record.selected][-1:]
-    for i in best:
-        rank_axes.plot(epochs[i], rank[i], "*", color="tab:orange", markersize=15, label=f"kept: epoch {epochs[i]}, {rank[i]:.4f}")
+    if not trained.fell_back:
+        kept = trained.epoch, rank[trained.epoch]
+        rank_axes.plot(*kept, "*", color="tab:orange", markersize=15, label="kept: epoch {}, {:.4f}".format(*kept))
     rank_axes.set_ylabel("validation Spearman")
     rank_axes.legend(fontsize=8)
     rate_axes.plot(epochs, [record.learning_rate for record in history], color="tab:green")

@@ -147,7 +147,7 @@ def finish(recipe: Recipe, run: Run, trained: Trained, saved: SavedRun) -> None:
     size = save_encoder(run.out, trained.encoder)
     write_history(run.folder / "history.csv", trained.history)
     write_recipe(run.folder / "recipe.yaml", recipe)
-    draw_history(run.folder / "training.png", trained.history, trained.baseline.spearman)
+    draw_history(run.folder / "training.png", trained, recipe.phases)
     scores = {"validation": {"mean pooling": asdict(trained.baseline), "encoder": asdict(trained.validation)}}
     if run.test is not None:
         candidates = {"mean pooling": mean_pooling(run.test.tokens.dim), "encoder": trained.encoder}

@@ -248,7 +248,7 @@ def run(
         scoring.add("encoder", encoder)
     size = save_encoder(out, encoder)
     write_history(folder / "history.csv", trained.history)
-    draw_history(folder / "training.png", trained.history, trained.baseline.spearman)
+    draw_history(folder / "training.png", trained, recipe.phases)
     metrics = {
         "pipeline": asdict(pipeline),
         "data": {"training": data_facts(training)} | {part: data_facts(getattr(parts, part)) for part in Scoring.PARTS},
