@@ -1,5 +1,7 @@
 """Training runs as one table: mean and standard deviation over seeds.
 
+Runs of one recipe that differ in its fields have rows of their own, which say what differs.
+
 Example:
 
     python summarise.py runs/stsb runs/stsb-word --out results/stsb.md
@@ -11,14 +13,17 @@ import json
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from atomic import write_text_atomically
 from cli import make_parser, run_command
 from errors import InputError
+from recipe import Recipe
 from tables import markdown, mean_and_deviation
+from yaml_files import read_yaml
 
 SCORES = [(part, metric) for part in ("validation", "test") for metric in ("spearman", "pearson")]
 COLUMNS = ("tokens", "encoder", *(f"{part} {metric.title()}" for part, metric in SCORES), "parameters", "MiB", "seconds", "seeds")
@@ -27,20 +32,52 @@ COLUMNS = ("tokens", "encoder", *(f"{part} {metric.title()}" for part, metric in
 def read_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
     """What train.py left in metrics.json files below some folders, in the order of their names; other runs are left out.
 
+    Where runs of one recipe differ in its fields, the name of the recipe says in which.
+
     Raises:
         InputError: where there are none, or one cannot be read.
     """
     paths = [path for folder in folders for path in sorted(folder.rglob("metrics.json"))]
     try:
-        runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        runs = {path: json.loads(path.read_text(encoding="utf-8")) for path in paths}
     except ValueError as error:
         raise InputError(f"a metrics.json below these folders is not JSON ({error})") from error
-    trained = [run for run in runs if isinstance(run, dict) and "recipe" in run and "tokens" in run]
+    trained = {path: run for path, run in runs.items() if isinstance(run, dict) and "recipe" in run and "tokens" in run}
     if not trained:
         raise InputError("no metrics.json of train.py below these folders, expected folders of training runs")
     if len(trained) < len(runs):
         print(f"left out: {len(runs) - len(trained)} runs of other programs than train.py", file=sys.stderr)
-    return trained
+    names = _names({path: run["recipe"] for path, run in trained.items()})
+    return [{**run, "recipe": names[path]} for path, run in trained.items()]
+
+
+def _names(recipes: Mapping[Path, str]) -> dict[Path, str]:
+    """The name of each run's recipe, with the fields in which runs of that name differ."""
+    fields = {path: _fields_of(path.with_name("recipe.yaml")) for path in recipes}
+    values: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for path, recipe in recipes.items():
+        for name in {name for one in fields.values() for name in one}:
+            values[recipe, name].add(fields[path].get(name, "none"))
+    names = {}
+    for path, recipe in recipes.items():
+        differing = [f"{name} {value}" for name, value in fields[path].items() if len(values[recipe, name]) > 1]
+        names[path] = ", ".join([recipe, *differing])
+    return names
+
+
+def _fields_of(path: Path) -> dict[str, str]:
+    """The fields of a recipe file as they are named on the command line, without the seed; of none without the file."""
+    if not path.exists():
+        return {}
+    fields = _flat({**asdict(Recipe()), **read_yaml(path, "a recipe")})
+    return {name: value for name, value in fields.items() if name != "seed"}
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in fields.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": str(value)}
+    return flat
 
 
 def summarise(runs: list[dict[str, Any]]) -> list[tuple[str, ...]]:

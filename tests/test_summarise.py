@@ -48,6 +48,19 @@ def test_runs_on_other_data_are_no_seeds_and_runs_of_other_programs_are_left_out
     assert "left out: 1 runs of other programs" in result.stderr
 
 
+def test_runs_of_one_recipe_with_other_fields_have_rows_that_say_so(tmp_path, run_here):
+    for name, epochs, seed, test in (("a", 15, 0, 0.85), ("b", 15, 1, 0.87), ("c", 30, 0, 0.8)):
+        write_run(tmp_path / name, "default", "2,-1", test, seed)
+        (tmp_path / name / "recipe.yaml").write_text(f"phases: {{graded: {{epochs: {epochs}}}}}\nseed: {seed}\n")
+    write_run(tmp_path / "d", "published", "2,-1", 0.7, 0)
+    rows = [line.split(" | ") for line in run_here("summarise.py", tmp_path).stdout.splitlines()[3:]]
+    assert [(row[1], row[4]) for row in rows] == [
+        ("published", "0.7000"),
+        ("default, phases.graded.epochs 30", "0.8000"),
+        ("default, phases.graded.epochs 15", "0.8600 ± 0.0141"),
+    ]
+
+
 def test_folders_without_runs(tmp_path, run_here):
     assert "no metrics.json" in last_line(run_here("summarise.py", tmp_path))
     (tmp_path / "metrics.json").write_text("{")
