@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -57,6 +58,8 @@ class Backbone:
         transformers = _import_transformers()
         try:
             source = source_of(name)
+            if not Path(source).exists():  # without a network it asks several times, for most of a minute
+                print(f"Loading backbone {name} from the Hugging Face hub, or what is kept of it here", file=sys.stderr)
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
             self.model = transformers.AutoModel.from_pretrained(source).eval().to(device, dtype)
         except (OSError, ValueError, KeyError, ImportError) as error:

@@ -92,8 +92,9 @@ def test_layers_that_are_not_there(tiny_bert, layers):
 
 
 def test_an_unknown_backbone_is_one_clear_line(pair_file, tmp_path, run_here):
-    message = last_line(run_here("prepare_data.py", pair_file, "--backbone", tmp_path / "nowhere", "--out", tmp_path / "out"))
-    assert "cannot load backbone" in message
+    result = run_here("prepare_data.py", pair_file, "--backbone", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert "cannot load backbone" in last_line(result)
+    assert "from the Hugging Face hub" in result.stderr.splitlines()[0]  # said before the wait
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
 
 
