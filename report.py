@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, fields
+from dataclasses import asdict, astuple, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
 
 def data_facts(pairs: PairData) -> dict[str, Any]:
     """What tells the data of a run from others: how many pairs, a hash of them, where their tokens come from."""
-    return {"pairs": len(pairs), "identity": pairs.identity(), "tokens": dict(pairs.tokens.description)}
+    identity = replace(pairs, lessons=None).identity()
+    return {"pairs": len(pairs), "identity": identity, "tokens": dict(pairs.tokens.description)}
 
 
 def git_commit() -> str | None:
@@ -88,7 +89,7 @@ def draw_history(path: Path, trained: Trained, phases: Mapping[str, Phase]) -> N
     pooling = f"mean pooling {baseline:.4f}"
     rank_axes.axhline(baseline, color="tab:gray", linestyle="--", label=f"kept: {pooling}" if trained.fell_back else pooling)
     rank_axes.plot(epochs, rank, "o-", color="tab:blue", markersize=4, label="encoder")
-    if not trained.fell_back:
+    if not trained.fell_back and history:  # a run of no epochs has none
         kept = trained.epoch, rank[trained.epoch]
         rank_axes.plot(*kept, "*", color="tab:orange", markersize=15, label="kept: epoch {}, {:.4f}".format(*kept))
     rank_axes.set_ylabel("validation Spearman")
