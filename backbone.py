@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -55,6 +56,8 @@ class Backbone:
         Raises:
             InputError: where packages are missing, the backbone cannot be found, or it has no such layer.
         """
+        if max_length < 1:
+            raise InputError(f"--max_length is {max_length}, expected 1 or more")
         transformers = _import_transformers()
         try:
             source = source_of(name)
@@ -86,7 +89,7 @@ class Backbone:
         depth = self.model.config.num_hidden_layers
         if layer == WORD_LAYER:
             return None
-        if not layer.lstrip("-").isdigit() or not -depth - 1 <= int(layer) <= depth:
+        if not re.fullmatch(r"-?[0-9]+", layer) or not -depth - 1 <= int(layer) <= depth:
             raise InputError(
                 f"layer {layer!r} in --layers, expected 0 to {depth}, -1 to -{depth + 1}, or {WORD_LAYER} for {self.name}"
             )

@@ -12,6 +12,8 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -193,7 +195,7 @@ def split_by_groups(pairs: PairData, fraction: float, seed: int) -> tuple[PairDa
 
     Args:
         pairs: the pairs to split.
-        fraction: the part of them to validate on, between 0 and 0.5; groups make it approximate.
+        fraction: the part of them to validate on, above 0 and below 1; groups make it approximate.
         seed: chooses the groups.
 
     Raises:
@@ -201,18 +203,20 @@ def split_by_groups(pairs: PairData, fraction: float, seed: int) -> tuple[PairDa
     """
     from sklearn.model_selection import GroupKFold  # here, because importing it takes every command a second
 
-    parts = round(1 / fraction)
     groups = sentence_groups(pairs)
-    n_groups = groups.max() + 1
-    if n_groups < parts:
+    n_groups = int(groups.max()) + 1
+    if n_groups < max(2, round(1 / fraction)):
         raise InputError(
             f"cannot set {fraction:.0%} of {len(pairs)} pairs apart: through shared sentences they form only {n_groups} "
             "groups; give validation pairs of their own with --validation"
         )
     # GroupKFold balances the parts and breaks ties by group number: numbering the groups at random makes it random.
     numbers = np.random.default_rng(seed).permutation(n_groups)[groups]
-    training, validation = next(GroupKFold(parts).split(numbers, groups=numbers))
-    return pairs.select(training), pairs.select(validation)
+    share = Fraction(fraction).limit_denominator(min(n_groups, max(100, round(1 / fraction))))  # 0.3 are three parts of ten
+    parts = islice(GroupKFold(share.denominator).split(numbers, groups=numbers), share.numerator)
+    in_validation = np.zeros(len(pairs), bool)
+    in_validation[np.concatenate([part for _, part in parts])] = True
+    return pairs.select(np.flatnonzero(~in_validation)), pairs.select(np.flatnonzero(in_validation))
 
 
 def sentence_groups(pairs: PairData) -> np.ndarray:

@@ -216,7 +216,10 @@ def start(demo: Demo, **options: Any) -> str:
     theme = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     page = build_page(demo)
     quiet = {"quiet": True, "prevent_thread_lock": True, "share": False, "footer_links": []}
-    return page.launch(theme=theme, css=CSS, **{**quiet, **options})[1]
+    try:
+        return page.launch(theme=theme, css=CSS, **{**quiet, **options})[1]
+    except OSError as error:
+        raise InputError(f"no page at --host {options.get('server_name')} --port {options.get('server_port')}: {error}") from error
 
 
 def _import_gradio() -> Any:

@@ -106,6 +106,8 @@ def _through(module: nn.Module, parts: Tensor) -> Tensor:
         return _with_constant((parts - parts.mean(1, keepdim=True)) / deviation * module.weight, module.bias)
     if isinstance(module, nn.GELU):
         return parts * torch.special.ndtr(parts.sum(0))
+    if isinstance(module, nn.ReLU):
+        return parts * (parts.sum(0) > 0)
     if isinstance(module, ResidualHead):
         projected = _through(module.projection, parts)
         return projected if module.departure is None else projected + _through(module.departure, projected)

@@ -49,7 +49,7 @@ def backward_in_parts(parts: Sequence[Part], encode: Callable[[Part], Tensor], l
 
 
 def random_state():  # type: ignore[no-untyped-def]
-    """The states of torch's random generators, of the CPU and of every GPU, as tensors."""
+    """The states of torch's random generators, of the CPU and of the current GPU, as tensors."""
     devices = torch.empty(0, device="cuda") if torch.cuda.is_initialized() else torch.empty(0)
     return torch.get_rng_state(), get_device_states(devices)
 

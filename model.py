@@ -24,6 +24,7 @@ Six architectures share one form, pooling then head then unit length:
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -72,10 +73,14 @@ def get_model(checkpoint: str | Path | None = None) -> SentenceEncoder:
     Raises:
         ValueError: where the file is not a checkpoint of this project.
     """
-    beside = Path(__file__).with_name("model.bin")
-    if checkpoint is None and not beside.exists():
+    path = Path(checkpoint or Path(__file__).with_name("model.bin"))
+    if checkpoint is None and not path.exists():
         return SentenceEncoder(EncoderConfig())
-    return SentenceEncoder(read_config(torch.load(checkpoint or beside, map_location="cpu", weights_only=True)))
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is not a checkpoint of this encoder: torch cannot read it") from error
+    return SentenceEncoder(read_config(state))
 
 
 class SentenceEncoder(nn.Module):
@@ -173,8 +178,8 @@ class SentenceEncoder(nn.Module):
             mean = vectors.mean(0) if centred else vectors.new_zeros(vectors.shape[1])
             _, directions = torch.linalg.eigh((vectors - mean).T @ (vectors - mean))
             principal = directions.flip(1).T[: self.config.output_dim]
-            self.head.projection.weight.copy_(principal)
-            self.head.projection.bias.copy_(-principal @ mean)
+            for parameter, start in ((self.head.projection.weight, principal), (self.head.projection.bias, -principal @ mean)):
+                parameter.zero_()[: len(start)] = start  # outputs beyond the width of the tokens begin at zero
 
     def get_extra_state(self) -> Tensor:
         """The configuration as JSON in a uint8 tensor, so that a checkpoint says what it is."""
@@ -335,9 +340,9 @@ def mixed_weights(scores: Tensor, lengths: Tensor, attention_share: Tensor | flo
 
 
 def unit_length(vectors: Tensor) -> Tensor:
-    """Scale `(B, K)` to length 1; a zero vector becomes the first unit vector."""
+    """Scale `(B, K)` to length 1; a zero vector becomes the first unit vector, and what is not a number stays so."""
     largest = vectors.detach().abs().amax(1, keepdim=True)
-    safe = torch.where(largest > 0, vectors / largest.clamp(min=torch.finfo(vectors.dtype).tiny), _first_axis(vectors))
+    safe = torch.where(largest == 0, _first_axis(vectors), vectors / largest.clamp(min=torch.finfo(vectors.dtype).tiny))
     return safe / safe.norm(dim=1, keepdim=True)  # divided by the largest before: squares neither vanish nor overflow
 
 

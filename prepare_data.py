@@ -14,6 +14,7 @@ from atomic import write_atomically
 from backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH
 from cli import make_parser, run_command
 from data import open_pairs, write_dat_pairs
+from devices import choose_device
 from errors import InputError
 from text_files import MAX_LABEL
 from text_store import BackboneSettings, text_store
@@ -67,9 +68,13 @@ def main() -> None:
     files = load_stsb(out) if options.source else [Path(file) for file in options.files]
     if not files:
         raise InputError("nothing to do: give files of text pairs, or --source stsb")
-    backbone = BackboneSettings(options.backbone, options.layers, options.max_length, options.device, options.pooled)
-    for path in files:
-        stem = path.name.removesuffix(".gz").rpartition(".")[0]
+    names = [path.name.removesuffix(".gz").rpartition(".")[0] for path in files]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two files are called {name}, and both would become {out / name}.store; prepare them one by one")
+    device = str(choose_device(options.device))
+    backbone = BackboneSettings(options.backbone, options.layers, options.max_length, device, options.pooled)
+    for path, stem in zip(files, names, strict=True):
         text_store(path, backbone, store_path=out / f"{stem}.store")
         pairs = open_pairs([out / f"{stem}.store"])
         print(f"{out / stem}.store: {len(pairs):,} pairs, {len(pairs.tokens):,} sentences, {pairs.tokens.lengths.sum():,} tokens")

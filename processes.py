@@ -59,9 +59,15 @@ def is_first() -> bool:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The GPU of this process where several share a machine: `cuda` becomes `cuda:1` for the second."""
-    several = device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ
-    return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if several else device
+    """The GPU of this process where several share a machine: `cuda` becomes `cuda:1` for the second.
+
+    A GPU with a number becomes the current one, whose random generator is saved and put back.
+    """
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    return device
 
 
 @contextmanager

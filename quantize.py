@@ -71,4 +71,4 @@ def bit_similarity(first: np.ndarray, second: np.ndarray, length: int) -> np.nda
     Returns:
         `(n,)`, float64.
     """
-    return np.cos(np.pi * np.bitwise_count(first ^ second).sum(axis=1, dtype=np.int64) / length)
+    return np.cos(np.pi * np.unpackbits(first ^ second, axis=1).sum(axis=1, dtype=np.int64) / length)

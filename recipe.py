@@ -150,10 +150,19 @@ def read_recipe_file(path: Path, nested: Sequence[str] = ("encoder",)) -> dict[s
         InputError: where it is missing or not a YAML mapping.
     """
     contents = read_yaml(path, "a recipe")
+    _check_names(contents, path)
     for key in nested:
         if not isinstance(contents.get(key, {}), dict):
             raise InputError(f"{key} is not a mapping, expected fields and values", path=path)
     return contents
+
+
+def _check_names(contents: Any, path: Path) -> None:
+    """YAML takes some words for something else: a phase called `on` would be called True."""
+    for name, value in contents.items() if isinstance(contents, dict) else ():
+        if not isinstance(name, str):
+            raise InputError(f"{name!r} stands where a name is expected; if it is one, put it in quotes", path=path)
+        _check_names(value, path)
 
 
 def _apply_phase_options(contents: dict[str, Any], arguments: Sequence[str]) -> list[str]:
@@ -229,17 +238,23 @@ def check_recipe(recipe: Recipe) -> None:
         raise InputError("recipe: no phases, expected at least one; configs/default.yaml has two")
     for name, phase in recipe.phases.items():
         _check_phase(f"recipe: phases.{name}", phase)
-    _check_encoder(recipe.encoder)
+    check_encoder(recipe.encoder)
 
 
-def _check_encoder(config: EncoderConfig) -> None:
-    """Built without memory, so that an encoder too large is refused before hours of training, not after."""
+def check_encoder(config: EncoderConfig) -> None:
+    """Built without memory, so that an encoder that cannot be trained or is too large is refused before hours of training.
+
+    Raises:
+        InputError: for sizes that do not fit together, an encoder without parameters, or of more than 20 MiB.
+    """
     try:
         with torch.device("meta"):
             encoder = SentenceEncoder(config)
     except (ValueError, RuntimeError, TypeError, OverflowError) as error:  # torch has several for a size it cannot hold
         raise InputError(f"recipe: encoder: {str(error).splitlines()[0]}") from error
     size = sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters())
+    if not size:
+        raise InputError(f"recipe: a {config.architecture} encoder has nothing to train; choose architecture hybrid")
     if size > MAX_BYTES:
         raise InputError(
             f"recipe: the encoder takes {size / 2**20:.1f} MiB, expected at most 20; choose a smaller output_dim or hidden_dim"
@@ -274,3 +289,8 @@ def _check_phase(place: str, phase: Phase) -> None:
             raise InputError(f"{place}.losses.{name}.guide is none, expected baseline or teacher")
         if term.every < 1:
             raise InputError(f"{place}.losses.{name}.every is {term.every}, expected 1 or more")
+    always = [term for term in phase.losses.values() if term.every == 1]
+    if not always:
+        raise InputError(f"{place}.losses: each counts now and then only, expected one with every 1")
+    if phase.select == "loss" and all(term.guide == "teacher" for term in always):
+        raise InputError(f"{place}.select is loss, but validation pairs have no teacher; choose spearman, or a loss on labels")

@@ -33,13 +33,14 @@ FORMAT_VERSION = 1
 SAVE_SECONDS = 60.0
 
 
-def identity_of_run(recipe: Recipe, training: PairData, validation: PairData) -> dict[str, Any]:
-    """What must be the same where a run goes on."""
+def identity_of_run(recipe: Recipe, training: PairData, validation: PairData, device: str = "cpu") -> dict[str, Any]:
+    """What must be the same where a run goes on; of the device, its type."""
     return {
         **asdict(recipe),
         "training pairs": training.identity(),
         "validation pairs": validation.identity(),
         "processes": processes.count(),
+        "device": device,
     }
 
 

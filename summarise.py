@@ -89,9 +89,10 @@ def summarise(runs: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     names = [tokens for tokens, _ in groups]
     rows = []
     for (tokens, _), recipes in groups.items():
-        baseline = next(iter(recipes.values()))[0]
-        name = tokens if names.count(tokens) == 1 else f"{tokens} of {baseline['data']['training']['tokens'].get('source')}"
-        rows.append((name, "mean pooling, nothing learned", *_figures([baseline], "mean pooling"), "0", "0", "0", ""))
+        baselines = list({json.dumps(run.get("data")): run for group in recipes.values() for run in group}.values())
+        source = baselines[0].get("data", {}).get("training", {}).get("tokens", {}).get("source")
+        name = tokens if names.count(tokens) == 1 else f"{tokens} of {source}"
+        rows.append((name, "mean pooling, nothing learned", *_figures(baselines, "mean pooling"), "0", "0", "0", ""))
         for recipe, group in sorted(recipes.items(), key=lambda item: _spearman(item[1])):
             parameters = f"{group[0]['parameters']:,}"
             seconds = f"{statistics.median(run['seconds'] for run in group):.0f}"
@@ -102,8 +103,14 @@ def summarise(runs: list[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def _data_of(run: dict[str, Any]) -> str:
-    """What tells the data of a run from those of another; runs on other data are no seeds of one another."""
-    return json.dumps({part: facts["identity"] for part, facts in run.get("data", {}).items()})
+    """What tells the data of a run from those of another; runs on other data are no seeds of one another.
+
+    Where the seed parted training from validation, it is the pairs before that.
+    """
+    identities = {part: facts["identity"] for part, facts in run.get("data", {}).items()}
+    if run.get("split_from"):
+        identities = {"split from": run["split_from"], "test": identities.get("test")}
+    return json.dumps(identities)
 
 
 def _figures(runs: list[dict[str, Any]], encoder: str) -> list[str]:

@@ -26,6 +26,7 @@ from atomic import write_text_atomically
 from backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, Backbone
 from cli import PAIRS_HELP, make_parser, run_command
 from data import PairData, open_pairs, split_by_groups
+from devices import choose_device
 from errors import InputError
 from evaluate import score_vectors
 from losses import cosent
@@ -197,7 +198,8 @@ def main() -> None:
         training, validation = split_by_groups(pairs, Recipe.validation_fraction, options.seed)
     if len(training) < options.batch_size:
         raise InputError(f"{len(training)} training pairs, expected at least one batch of {options.batch_size}")
-    backbone = Backbone(options.backbone, "-1", max_length=options.max_length, device=options.device)
+    device = str(choose_device(options.device))
+    backbone = Backbone(options.backbone, "-1", max_length=options.max_length, device=device)
     teacher = Teacher(backbone, bfloat16=options.bfloat16)
     best = fine_tune(
         teacher,

@@ -6,6 +6,7 @@ Every process that parses a part of a file loads this module, so it imports litt
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import numpy as np
@@ -56,8 +57,10 @@ def _parse_numbers(text: bytes, parser: simdjson.Parser = simdjson.Parser()) -> 
         except (ValueError, TypeError, RuntimeError):  # RuntimeError: an integer of more than 64 bits
             pass
     try:
-        values = np.fromstring(text, dtype=np.float32, sep=" ")  # type: ignore[call-overload]
-    except ValueError:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DeprecationWarning)  # how NumPy 1 says that it stopped before the end
+            values = np.fromstring(text, dtype=np.float32, sep=" ")  # type: ignore[call-overload]
+    except (ValueError, DeprecationWarning):
         values = np.empty(0, np.float32)
     # NumPy takes control characters for white space, which separates nothing elsewhere.
     return values if len(values) == len(text.split()) else np.empty(0, np.float32)

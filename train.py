@@ -41,7 +41,10 @@ FEW_PAIRS = 30  # a rank correlation of fewer is mostly chance
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: on which pairs, by which recipe, and where its files go. `test` is read once, at the end."""
+    """One training run: on which pairs, by which recipe, and where its files go.
+
+    `test` is read once, at the end. `split_from` is a hash of the pairs that training and validation were parted from, by the seed.
+    """
 
     recipe_name: str
     training: PairData
@@ -49,6 +52,7 @@ class Run:
     test: PairData | None
     out: Path
     folder: Path
+    split_from: str | None
 
 
 def main() -> None:
@@ -78,7 +82,7 @@ def main() -> None:
     with processes.one_after_another():
         run = open_run(options, recipe)
     torch.set_num_threads(options.threads)  # after the data: a backbone that encodes text uses all of them
-    identity = identity_of_run(recipe, run.training, run.validation)
+    identity = identity_of_run(recipe, run.training, run.validation, device.type)
     saved = SavedRun(run.folder, identity, save_seconds=options.save_seconds, command=command_to_resume(run.folder))
     if options.resume and (summary := saved.finished()):
         print(f"The run in {run.folder}/ is finished: {summary}")
@@ -96,12 +100,13 @@ def open_run(options, recipe: Recipe) -> Run:  # type: ignore[no-untyped-def]
         print("No .dat files in data/: training on the starter pairs, a demonstration.")
     default = [STARTER_TRAIN] if on_starter else [DATA]
     training = open_pairs(options.data or default, cache_dir=options.cache_dir)
-    validation = test = set_aside = None
+    validation = test = set_aside = split_from = None
     if options.validation or on_starter:
         validation = open_pairs(options.validation or [STARTER_DEV], cache_dir=options.cache_dir)
     if options.test or on_starter:
         test = open_pairs(options.test or [STARTER_TEST], cache_dir=options.cache_dir)
     if validation is None:
+        split_from = training.identity()
         training, validation = split_by_groups(training, recipe.validation_fraction, recipe.seed)
         set_aside = {"fraction": recipe.validation_fraction, "seed": recipe.seed}
     for name, pairs in (("validation", validation), ("test", test)):
@@ -113,7 +118,7 @@ def open_run(options, recipe: Recipe) -> Run:  # type: ignore[no-untyped-def]
         raise InputError("--resume needs to know which run: give its folder with --run_dir")
     folder = Path(options.run_dir or ("runs/starter" if on_starter else f"runs/{time.strftime('%Y%m%d-%H%M%S')}"))
     out = Path(options.out or (folder / "model.bin" if on_starter else "model.bin"))
-    return Run(Path(options.config or options.preset).stem, training, validation, test, out, folder)
+    return Run(Path(options.config or options.preset).stem, training, validation, test, out, folder, split_from)
 
 
 def train_with_progress(recipe: Recipe, run: Run, device: torch.device, saved: SavedRun, resume: bool) -> Trained:
@@ -163,6 +168,7 @@ def finish(recipe: Recipe, run: Run, trained: Trained, saved: SavedRun) -> None:
         "bytes": size,
         "parameters": sum(parameter.numel() for parameter in trained.encoder.parameters()),
         "training_pairs": len(run.training),
+        "split_from": run.split_from,
         "data": {name: data_facts(pairs) for name, pairs in parts.items() if pairs is not None},
         "tokens": dict(run.training.tokens.description),
         "teacher": run.training.lessons is not None,
@@ -182,6 +188,8 @@ def print_result(  # type: ignore[type-arg]
         name: {f"{part} {metric}": scores[part][name][metric] for part in scores for metric in ("spearman", "pearson")}
         for name in ("mean pooling", "encoder")
     }
+    if trained.diverged_in:
+        print(f"The loss of epoch {trained.diverged_in} was not a number; a lower --learning_rate may help.")
     print(f"\n{score_table(columns)}\n")
     last = list(scores)[-1]
     before, after = (scores[last][name]["spearman"] for name in ("mean pooling", "encoder"))

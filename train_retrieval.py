@@ -13,6 +13,7 @@ sentence is in two of them; then: scores of mean pooling, mining of hard negativ
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from argparse import ArgumentError, ArgumentParser
@@ -145,6 +146,8 @@ def open_parts(pipeline: Pipeline) -> Parts:
     for name in ("validation_size", "test_size"):
         if not 0 < getattr(pipeline, name) <= 0.5:
             raise InputError(f"{name} is {getattr(pipeline, name)}, expected above 0 and at most 0.5")
+    if pipeline.validation_size + pipeline.test_size >= 1:
+        raise InputError("validation_size and test_size leave nothing for training; together they must be below 1")
     pairs = open_pairs([pipeline.dataset])
     is_match = pairs.labels >= pipeline.match_label
     if is_match.all() or not is_match.any():
@@ -158,6 +161,9 @@ def open_parts(pipeline: Pipeline) -> Parts:
         pairs = pairs.select(np.sort(rows))
     rest, test = split_by_groups(pairs, pipeline.test_size, pipeline.split_seed)
     training, validation = split_by_groups(rest, pipeline.validation_size / (1 - pipeline.test_size), pipeline.split_seed)
+    for name, part in (("training", training), ("validation", validation), ("test", test)):
+        if not (part.labels == MATCH).any():
+            raise InputError(f"no pair of the {name} part matches: give more pairs, or another --split_seed", path=pipeline.dataset)
     print(f"{len(pairs):,} pairs: {len(training):,} for training, {len(validation):,} for validation, {len(test):,} for test")
     return Parts(pairs, training, validation, test)
 
@@ -227,6 +233,9 @@ def run(
         print(mined.report())
     trainer = Trainer(recipe, training, parts.validation)
     saved = SavedRun(folder, identity_of_run(recipe, training, parts.validation), command=command)
+    if resume and (summary := saved.finished()):
+        print(f"The run in {folder}/ is finished: {summary}")
+        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     print(saved.begin(trainer, resume))
     bar = tqdm(total=trainer.total_batches, initial=trainer.batches_done, unit="batch", disable=None)
     with bar, _log(folder, tensorboard) as log, saved.keeping(trainer):
@@ -234,13 +243,15 @@ def run(
         def show(phase: str, loss: float, spearman: float) -> None:
             bar.set_postfix(loss=f"{loss:.3f}", validation=f"{spearman:.4f}", refresh=False)
             bar.update()
-            log(bar.n, loss, spearman)
+            log(trainer.batches_done, loss, spearman)  # the bar counts nothing where it is not shown
 
         trainer.on_step = show
         trained = trainer.run()
     encoder = trained.encoder
     scoring.add("encoder", encoder)
-    fell_back = scoring.scores["validation"]["encoder"].mrr < scoring.scores["validation"]["mean pooling"].mrr
+    fell_back = not scoring.scores["validation"]["encoder"].mrr >= scoring.scores["validation"]["mean pooling"].mrr
+    if trained.diverged_in:
+        print(f"The loss of epoch {trained.diverged_in} was not a number; a lower --learning_rate may help.")
     if fell_back:
         print("Training did not help on the validation part: the result is mean pooling.")
         encoder = mean_pooling(parts.everything.tokens.dim)

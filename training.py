@@ -21,7 +21,7 @@ from gradient_cache import backward_in_parts, random_state, set_random_state
 from model import SentenceEncoder, mean_pooling
 from noise import add_noise
 from objective import Columns, guide_names, in_columns, nested_loss
-from recipe import Phase, Recipe
+from recipe import Phase, Recipe, check_encoder
 from sampling import count_batches
 from schedulers import CosineAnnealingWarmupLR
 
@@ -68,6 +68,11 @@ class Trained:
     baseline: Scores
     validation: Scores
     history: list[EpochRecord]
+
+    @property
+    def diverged_in(self) -> int | None:
+        """The first epoch whose loss was not a number, None where there is none."""
+        return next((record.epoch for record in self.history if record.epoch and not np.isfinite(record.loss)), None)
 
 
 @dataclass
@@ -121,7 +126,9 @@ class Trainer:
         self.validation = validation
         self.on_step: Callable[[str, float, float], None] | None = None
         self.on_safe_point: Callable[[], None] | None = None
-        self.encoder = SentenceEncoder(replace(recipe.encoder, input_dim=training.tokens.dim)).to(device)
+        config = replace(recipe.encoder, input_dim=training.tokens.dim)
+        check_encoder(config)
+        self.encoder = SentenceEncoder(config).to(device)
         description = training.tokens.description
         self.encoder.tokens_from = {key: description.get(key) for key in ("backbone", "layers")}
         if description.get("pooled"):
@@ -135,8 +142,9 @@ class Trainer:
         self.phases = {name: phase for name, phase in recipe.phases.items() if len(self.phase_pairs[name]) >= 2}
         if not self.phases:
             raise InputError(f"nothing to train on: {'; '.join(self.left_out)}")
+        fused = torch.__version__ >= "2.4" or device_of(self.encoder).type == "cuda"  # older ones have it on GPUs only
         self.optimizer = torch.optim.AdamW(
-            self.encoder.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+            self.encoder.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fused
         )
         longest = max(self.phases, key=lambda name: len(self.phase_pairs[name]))
         self.schedule = CosineAnnealingWarmupLR(
@@ -365,13 +373,13 @@ class Trainer:
             return False
         value = loss if phase.select == "loss" else -spearman
         criterion = _criterion(name, phase)
-        better = self.best is None or self.best.criterion != criterion or value < self.best.value
+        better = np.isfinite(value) and (self.best is None or self.best.criterion != criterion or value < self.best.value)
         if better:
             self.best = _Best(criterion, value, epoch, copy.deepcopy(self.encoder.state_dict()))
         return better
 
     def _loss_of(self, phase: Phase, first: Tensor, second: Tensor) -> float:
-        """A phase's loss on the validation pairs, batch by batch in their order.
+        """A phase's loss on the validation pairs: the mean over batches in their order, a last one of a single pair left out.
 
         Only terms that every training batch has: one added now and then would count or not by a batch's number. There is no
         teacher for these pairs, and its terms are left out.
@@ -379,8 +387,10 @@ class Trainer:
         sides = [first, second, torch.from_numpy(self.validation.labels)]
         if "baseline" in guide_names(phase):
             sides += encode_pairs(mean_pooling(self.validation.tokens.dim), self.validation)
-        losses = []
+        losses: list[float] = []
         for a, b, labels, *baseline in zip(*(side.split(self.recipe.batch_size) for side in sides), strict=True):
+            if len(labels) == 1 and losses:  # nothing to compare it with, as in training
+                continue
             guides = {"baseline": Columns(*baseline)} if baseline else {}
             losses.append(nested_loss(self.recipe.nested, phase, Columns(a, b), labels, guides, number=1).item())
         return float(np.mean(losses))

@@ -17,6 +17,7 @@ from checkpoint import load_encoder
 from cli import PAIRS_HELP, make_parser, run_command
 from data import PairData, open_pairs
 from encoding import encode_pairs
+from errors import InputError
 from evaluate import check_fits, score_vectors
 from maps import METHODS, draw_maps, interactive_map, to_plane
 from model import mean_pooling
@@ -43,6 +44,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the choice and the map")
     parser.add_argument("--cache_dir", help="folder for token stores, instead of beside their sources")
     options = parser.parse_args()
+    if options.sentences < 4:
+        raise InputError(f"--sentences is {options.sentences}, expected 4 or more")
+    if not options.perplexity >= 1:
+        raise InputError(f"--perplexity is {options.perplexity:g}, expected 1 or more")
     encoder = load_encoder(options.model)
     pairs = open_pairs(options.data or [STARTER_TRAIN], cache_dir=options.cache_dir)
     check_fits(encoder, pairs)

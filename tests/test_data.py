@@ -136,6 +136,9 @@ def test_the_split_is_near_the_fraction_and_follows_the_seed(make_pairs):
     assert [len(split) for split in splits] == [20, 20, 20]
     assert np.array_equal(splits[0].first, splits[1].first)
     assert not np.array_equal(splits[0].first, splits[2].first)
+    for fraction in (0.01, 0.05, 0.125, 0.3, 0.35, 0.45, 0.8):
+        training, validation = split_by_groups(pairs, fraction, 0)
+        assert len(validation) == pytest.approx(200 * fraction, abs=1) and len(training) + len(validation) == 200
 
 
 @many

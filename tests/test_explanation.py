@@ -19,6 +19,7 @@ CONFIGS = {
     "published": EncoderConfig("published", input_dim=16, output_dim=6),
     "gated": EncoderConfig("gated", input_dim=16, output_dim=6, heads=4, hidden_dim=8),
     "projection": EncoderConfig("projection", input_dim=16, output_dim=6),
+    "twin": EncoderConfig("twin", input_dim=16, output_dim=6),
     "mean": EncoderConfig("mean", input_dim=16, output_dim=16),
 }
 

@@ -208,6 +208,15 @@ def test_a_centred_start_is_principal_components():
     np.testing.assert_allclose(ours @ ours.T, expected @ expected.T, atol=1e-4)
 
 
+def test_outputs_beyond_the_width_of_the_tokens_begin_at_zero():
+    encoder = SentenceEncoder(EncoderConfig(input_dim=8, output_dim=20, heads=2, hidden_dim=4)).eval()
+    sentences = torch.randn(50, 8)
+    encoder.start_as_mean_pooling(sentences)
+    vectors, expected = encoder(sentences[:, None]), torch.nn.functional.normalize(sentences)
+    assert torch.allclose(vectors @ vectors.T, expected @ expected.T, atol=1e-5)
+    assert not vectors[:, 8:].any()
+
+
 def test_hybrid_starts_as_mean_pooling():
     """With as many dimensions out as in, every cosine is the baseline's; with fewer, principal directions keep the most."""
     rng = torch.Generator().manual_seed(4)
@@ -276,6 +285,13 @@ def test_a_file_that_is_no_checkpoint_is_refused(state, tmp_path):
         get_model(tmp_path / "model.bin")
 
 
+def test_a_file_that_torch_cannot_read_is_refused(tmp_path):
+    for content in (b"", b"no checkpoint", b"PK\x03\x04 cut short"):
+        (tmp_path / "model.bin").write_bytes(content)
+        with pytest.raises(ValueError, match="not a checkpoint"):
+            get_model(tmp_path / "model.bin")
+
+
 def test_impossible_configurations_are_refused():
     for config, message in (
         (EncoderConfig("transformer"), "architecture is 'transformer'"),
@@ -292,6 +308,13 @@ def test_get_model_without_a_checkpoint_beside_it_is_the_default(tmp_path: Path)
     sys.modules["model_alone"] = type(sys)("model_alone")
     exec(compile((tmp_path / "model.py").read_text(), str(tmp_path / "model.py"), "exec"), scope)
     assert asdict(scope["get_model"]().config) == asdict(EncoderConfig())
+
+
+def test_what_is_not_a_number_is_not_made_a_vector(encoder):
+    tokens = torch.randn(2, 3, 768)
+    tokens[0, 1, 0] = torch.nan
+    vectors = encoder(tokens)
+    assert vectors[0].isnan().any() and vectors[1].isfinite().all()
 
 
 def test_unit_length_of_zero_is_the_first_axis():

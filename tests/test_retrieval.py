@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import run_script, store_pairs
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train_retrieval
 from cli import run_command
@@ -123,6 +124,11 @@ def test_the_pipeline_from_one_command(dataset, tmp_path, run_here):
     scored = run_here("train_retrieval.py", "--dataset", str(dataset), "--evaluate", str(out / "model.bin"))
     count, table = scored.stdout.split("\n", 1)
     assert count in done.stdout and table in done.stdout and f"{test['encoder']['mrr']:.4f}" in table, scored.stderr
+    logged = EventAccumulator(str(out / "tensorboard")).Reload().Scalars("loss")
+    assert [event.step for event in logged] == list(range(1, len(logged) + 1)) and len(logged) >= 3
+    command = ["train_retrieval.py", "--dataset", str(dataset), "--run_dir", str(out), *SMALL]
+    resumed = run_here(*command, "--resume")
+    assert f"The run in {out}/ is finished" in resumed.stdout, resumed.stderr
     again = run_here("train_retrieval.py", "--dataset", str(dataset), "--run_dir", str(tmp_path / "again"), *SMALL)
     assert (tmp_path / "again" / "model.bin").read_bytes() == (out / "model.bin").read_bytes(), again.stderr
     mined = run_here("mine_negatives.py", "--data", str(dataset), "--out", str(tmp_path / "negatives.tsv"), "--num_negatives", "2")
@@ -137,6 +143,7 @@ BAD = {
     (): "no dataset; give --dataset FILE",
     ("--dataset", "DATA", "--match_label", "7"): "none of the pairs match",
     ("--dataset", "DATA", "--test_size", "0.9"): "test_size is 0.9, expected above 0 and at most 0.5",
+    ("--dataset", "DATA", "--test_size", "0.5", "--validation_size", "0.5"): "leave nothing for training",
     ("--dataset", "DATA", "--mining.absolute_margin", "5"): "no negatives: absolute_margin 5.0 skipped",
     ("--dataset", "DATA", "--mining.num_negatives", "100000"): "documents are too few for num_negatives 100000",
     ("--dataset", "DATA", "--mining_model", "nothing.bin"): "nothing.bin",

@@ -61,6 +61,21 @@ def test_runs_of_one_recipe_with_other_fields_have_rows_that_say_so(tmp_path, ru
     ]
 
 
+def test_seeds_that_parted_validation_from_the_same_pairs_are_seeds(tmp_path, run_here):
+    for seed, test in enumerate((0.85, 0.87)):
+        write_run(tmp_path / f"{seed}", "default", "2,-1", test, seed)
+        path = tmp_path / f"{seed}" / "metrics.json"
+        run = json.loads(path.read_text())
+        run["validation"]["mean pooling"] = {"spearman": 0.7 + seed / 10, "pearson": 0.5}
+        data = {part: {"identity": f"{part} {seed}"} for part in ("training", "validation")}
+        path.write_text(json.dumps(run | {"data": data, "split_from": "all of them"}))
+    rows = [line.split(" | ") for line in run_here("summarise.py", tmp_path).stdout.splitlines()[2:]]
+    assert [(row[1], row[2]) for row in rows] == [
+        ("mean pooling, nothing learned", "0.7500 ± 0.0707"),
+        ("default", "0.8600 ± 0.0141"),
+    ]
+
+
 def test_folders_without_runs(tmp_path, run_here):
     assert "no metrics.json" in last_line(run_here("summarise.py", tmp_path))
     (tmp_path / "metrics.json").write_text("{")

@@ -82,7 +82,7 @@ def test_long_sentences_are_cut_and_it_is_said(tiny_bert, pair_file, capsys):
     assert "3 sentences were cut to 4 tokens" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("layers", ["4", "-5", "x", "", "1,,2", "1.5"])
+@pytest.mark.parametrize("layers", ["4", "-5", "x", "", "1,,2", "1.5", "--1"])
 def test_layers_that_are_not_there(tiny_bert, layers):
     if layers == "":
         assert Backbone(str(tiny_bert), layers).layers == "-1"

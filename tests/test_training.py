@@ -217,6 +217,33 @@ def test_accumulated_batches_make_fewer_steps(sides):
     assert three.schedule.last_epoch == three.total_steps
 
 
+def test_a_loss_that_is_no_number_is_said_and_never_chosen(sides):
+    terms = {"nt_xent": LossTerm(options={"temperature": 0.0})}
+    phases = {"a": Phase(losses=terms, select="loss"), "b": Phase(losses={"cosent": LossTerm()}, select="loss")}
+    trained = Trainer(recipe(phases=phases), *sides).run()
+    assert trained.diverged_in == 1
+    assert all(torch.isfinite(parameter).all() for parameter in trained.encoder.parameters())
+    assert trained.validation.spearman >= trained.baseline.spearman
+
+
+def test_a_validation_batch_of_a_single_pair_does_not_count(sides):
+    training, validation = sides
+    losses = []
+    for n in (32, 33):  # batches of 32
+        part = validation.select(np.arange(n))
+        phases = {"graded": Phase(epochs=0, losses={"pearson": LossTerm()})}
+        trainer = Trainer(recipe(phases=phases), training, part)
+        losses.append(trainer._validate(phases["graded"])[0])
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("change", [{"heads": 7}, {"output_dim": 400_000}])
+def test_an_encoder_that_does_not_fit_the_tokens_is_refused_before_training(sides, change):
+    sizes = {"output_dim": 16, "heads": 4, "hidden_dim": 16, **change}
+    with pytest.raises(InputError, match=r"heads is 7, expected a divisor of input_dim 32|MiB, expected at most 20"):
+        Trainer(recipe(encoder=EncoderConfig(**sizes)), *sides)
+
+
 def test_the_learning_rate_rises_then_falls_over_the_whole_run(sides):
     trainer = Trainer(recipe(warmup_epochs=1, min_learning_rate=1e-5), *sides)
     rates = []
