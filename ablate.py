@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from atomic import write_csv_atomically
-from cli import make_parser, run_command
+from cli import make_parser, output_file, run_command
 from errors import InputError
 from many_runs import Run, add_workers_option, run_all, training_options
-from yaml_files import read_yaml
+from yaml_files import read_yaml, what_is_missing
 
 SCORES = [f"{part} {metric}" for part in ("validation", "test") for metric in ("mse", "mae", "pearson", "spearman")]
 OF_GRID = ("options", "fields", "stores", "seeds")
@@ -73,7 +73,7 @@ def read_ablation(path: Path) -> list[AblationRun]:
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"no grids, expected out, stores, seeds, and grids with options and fields ({error})", path=path
+            f"no grids, expected out, stores, seeds, and grids with options and fields ({what_is_missing(error)})", path=path
         ) from error
 
 
@@ -108,7 +108,7 @@ def main() -> None:
     add_workers_option(parser)
     options = parser.parse_args()
     path = Path(options.grids)
-    out = Path(options.out or Path("results") / f"{path.stem}.csv")
+    out = output_file(options.out or Path("results") / f"{path.stem}.csv", [path])
     runs = read_ablation(path)
     run_all(runs, options.workers)
     write_runs(out, runs)

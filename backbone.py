@@ -56,8 +56,6 @@ class Backbone:
         Raises:
             InputError: where packages are missing, the backbone cannot be found, or it has no such layer.
         """
-        if max_length < 1:
-            raise InputError(f"--max_length is {max_length}, expected 1 or more")
         transformers = _import_transformers()
         try:
             source = source_of(name)
@@ -70,6 +68,9 @@ class Backbone:
             raise InputError(
                 f"cannot load backbone {name!r}, expected the name of a model on the Hugging Face hub or a folder ({reason})"
             ) from None  # what failed first, and again, tells nobody more
+        special = self.tokenizer.num_special_tokens_to_add()
+        if max_length <= special:
+            raise InputError(f"--max_length is {max_length}, expected more than {special}, the special tokens of {name}")
         self.name = name
         self.width: int = self.model.config.hidden_size
         self.layers = layers or default_layers(self.width, pooled)

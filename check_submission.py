@@ -108,6 +108,9 @@ class Judge:
             self.model.load_state_dict(self.state)
             self.model.eval()
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        width = getattr(getattr(self.model, "config", None), "input_dim", TOKEN_DIM)
+        if width != TOKEN_DIM:
+            return False, f"takes tokens {width} wide, the challenge's are {TOKEN_DIM}"
         return not caught, f"warns: {caught[0].message}" if caught else f"{parameters:,} parameters"
 
     def _output(self) -> tuple[bool, str]:

@@ -7,7 +7,7 @@ import errno
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
@@ -43,6 +43,41 @@ def make_parser(prog: str, description: str) -> ArgumentParser:
         exit_on_error=False,
         allow_abbrev=False,  # a misspelt field of a recipe must not be taken for a longer one
     )
+
+
+def output_file(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str] | None] = (), *, suffix: str = "") -> Path:
+    """A file to write, checked before the work that it is for.
+
+    Args:
+        path: what the user gave.
+        inputs: what is read, which it must not replace.
+        suffix: how its name ends, where it can be of one kind only.
+
+    Raises:
+        InputError: where it is a folder, lies in a file, is one of the inputs, or has another name.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError("is a folder, expected the name of a file to write", path=path)
+    output_folder(path.parent)
+    if suffix and path.suffix.lower() != suffix:
+        raise InputError(f"is no name for what is written there, expected one that ends in {suffix}", path=path)
+    if path.exists() and any(source is not None and Path(source).exists() and path.samefile(source) for source in inputs):
+        raise InputError("is read, and would be replaced by what is written; choose another name", path=path)
+    return path
+
+
+def output_folder(path: str | os.PathLike[str]) -> Path:
+    """A folder to write to, which need not be there yet.
+
+    Raises:
+        InputError: where it is a file, or lies in one.
+    """
+    path = Path(path)
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise InputError("is a file, expected a folder", path=place)
+    return path
 
 
 def command_to_resume(folder: Path) -> str:

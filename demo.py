@@ -240,6 +240,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, help="(default: the first free one from 7860)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     options = parser.parse_args()
+    if options.port is not None and not 0 < options.port < 2**16:
+        raise InputError(f"--port is {options.port}, expected 1 to 65535")
     _import_gradio()
     demo = Demo(TextEncoder(options.model, backbone=options.backbone, device=options.device))
     print("Stop with Ctrl-C.", flush=True)

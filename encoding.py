@@ -67,7 +67,10 @@ def check_tokens(encoder: SentenceEncoder, dim: int, description: Mapping[str, A
         InputError: where the width, the backbone or the layers differ, or only one side is sentence embeddings.
     """
     if encoder.config.input_dim != dim:
-        raise InputError(f"the encoder takes token embeddings {encoder.config.input_dim} wide, {found} {dim}")
+        raise InputError(
+            f"the encoder takes token embeddings {encoder.config.input_dim} wide, {found} {dim}; prepare them with "
+            "the backbone and layers that it was trained on"
+        )
     for name, expected in encoder.tokens_from.items():
         actual = description.get(name)
         if expected is not None and actual is not None and actual != expected:

@@ -13,24 +13,24 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from calibration import Calibration, draw_predictions
 from checkpoint import load_encoder
-from cli import PAIRS_HELP, make_parser, run_command
+from cli import PAIRS_HELP, make_parser, output_file, run_command
 from data import PairData, open_pairs
 from encoding import check_tokens, encode_pairs
 from errors import InputError
 from metrics import mae, mse, pearson, spearman
 from model import SentenceEncoder, mean_pooling
 from starter import STARTER_DEV, STARTER_TEST
-from text_files import MAX_LABEL
+from text_files import MAX_LABEL, labels_note
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,8 @@ def main() -> None:
     parser.add_argument("--cache_dir", help="folder for token stores, instead of beside their sources")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
+    read = [options.model, *(options.data or []), *(options.validation or [])]
+    plot = output_file(options.plot, read, suffix=".png") if options.plot else None
     encoder = load_encoder(options.model)
     pairs = open_pairs(options.data or [STARTER_TEST], cache_dir=options.cache_dir)
     check_fits(encoder, pairs)
@@ -158,6 +160,8 @@ def main() -> None:
         check_fits(encoder, validation)
     elif options.plot:
         raise InputError("--plot needs pairs to fit labels to cosines on: give --validation, pairs other than --data")
+    if note := labels_note(pairs.labels):
+        print(note, file=sys.stderr)
     comparison = compare(encoder, pairs, validation)
     size = os.path.getsize(options.model)
     if options.json:
@@ -165,8 +169,8 @@ def main() -> None:
     else:
         print(score_table(comparison.figures))
         print(f"\n{options.model}: {size / 2**20:.2f} MiB of at most 20")
-    if options.plot:
-        draw_predictions(Path(options.plot), comparison.predicted, pairs.labels)
+    if plot:
+        draw_predictions(plot, comparison.predicted, pairs.labels)
         if not options.json:
             print(f"{options.plot}: predicted beside true labels")
 

@@ -45,7 +45,10 @@ def to_plane(vectors: np.ndarray, method: str = "tsne", *, neighbours: float = 3
         InputError: where there are too few sentences, or umap-learn is not installed.
     """
     if method != "pca" and len(vectors) <= 3 * neighbours:
-        raise InputError(f"{len(vectors)} sentences are too few for a map, expected more than 3 * perplexity {neighbours:g}")
+        raise InputError(
+            f"{len(vectors)} sentences are too few for a map, expected more than {3 * neighbours:g}, three times the perplexity; "
+            "give a lower --perplexity, or --method pca"
+        )
     if method == "tsne":
         return TSNE(perplexity=neighbours, metric="cosine", init="pca", random_state=seed).fit_transform(vectors)
     if method == "umap":

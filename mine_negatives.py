@@ -10,19 +10,18 @@ The result has a row for each matching pair: sentence, match, negatives, separat
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from atomic import write_text_atomically
 from checkpoint import load_encoder
-from cli import make_parser, run_command
+from cli import make_parser, output_file, run_command
 from data import PairData, open_pairs
 from errors import InputError
 from evaluate import check_fits
 from mining import Mining
 from model import SentenceEncoder, mean_pooling
 from retrieval import with_mined_negatives
+from text_files import match_note
 
 BASELINE = "baseline"
 
@@ -62,7 +61,10 @@ def main() -> None:
     parser.add_class_arguments(Mining, None)
     options = parser.parse_args()
     mining = Mining(**{name: options[name] for name in Mining.__dataclass_fields__})
+    out = output_file(options.out, [*options.data, options.model])
     pairs = open_pairs(options.data)
+    if note := match_note(pairs.labels, options.match_label):
+        print(note)
     if not (pairs.labels >= options.match_label).any():
         raise InputError(
             f"no pair has a label of at least {options.match_label:g}; give a lower --match_label", path=options.data[0]
@@ -70,7 +72,7 @@ def main() -> None:
     encoder = mining_encoder(options.model, pairs)
     pairs, mined = with_mined_negatives(encoder, pairs, options.match_label, mining, faiss=options.faiss)
     rows = negative_rows(pairs, options.match_label)
-    write_text_atomically(Path(options.out), rows)
+    write_text_atomically(out, rows)
     n_rows = rows.count("\n")
     print(f"{mined.report()}\n{options.out}: {n_rows:,} matching pairs, each with {mining.num_negatives} negatives")
 

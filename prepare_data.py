@@ -12,7 +12,7 @@ from pathlib import Path
 
 from atomic import write_atomically
 from backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH
-from cli import make_parser, run_command
+from cli import make_parser, output_folder, run_command
 from data import open_pairs, write_dat_pairs
 from devices import choose_device
 from errors import InputError
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="where the backbone runs: cpu, cuda, mps")
     parser.add_argument("--dat", action="store_true", help="write the challenge's four text files too, in a folder per file")
     options = parser.parse_args()
-    out = Path(options.out)
+    out = output_folder(options.out)
     files = load_stsb(out) if options.source else [Path(file) for file in options.files]
     if not files:
         raise InputError("nothing to do: give files of text pairs, or --source stsb")

@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from errors import InputError
+
 
 def truncate(vectors: np.ndarray, length: int) -> np.ndarray:
     """The first `length` numbers of vectors `(n, K)`, float32, at unit length again: `(n, length)`.
 
     Only vectors of an encoder trained with `nested` keep their meaning so.
+
+    Raises:
+        InputError: where there are not so many.
     """
+    if not 1 <= length <= vectors.shape[1]:
+        raise InputError(f"length is {length}, expected 1 to {vectors.shape[1]}, the numbers of a vector")
     short = vectors[:, :length]
     return short / np.linalg.norm(short, axis=1, keepdims=True).clip(min=np.finfo(np.float32).tiny)
 
@@ -70,5 +77,11 @@ def bit_similarity(first: np.ndarray, second: np.ndarray, length: int) -> np.nda
 
     Returns:
         `(n,)`, float64.
+
+    Raises:
+        InputError: where the vectors do not have that many bits.
     """
+    for codes in (first, second):
+        if codes.shape[1] != -(-length // 8):
+            raise InputError(f"length is {length}, expected the number of bits in {codes.shape[1]} bytes")
     return np.cos(np.pi * np.unpackbits(first ^ second, axis=1).sum(axis=1, dtype=np.int64) / length)

@@ -237,7 +237,7 @@ def check_recipe(recipe: Recipe) -> None:
     if not recipe.phases:
         raise InputError("recipe: no phases, expected at least one; configs/default.yaml has two")
     for name, phase in recipe.phases.items():
-        _check_phase(f"recipe: phases.{name}", phase)
+        _check_phase(f"recipe: phases.{name}", phase, others=[other for other in recipe.phases if other != name])
     check_encoder(recipe.encoder)
 
 
@@ -261,7 +261,7 @@ def check_encoder(config: EncoderConfig) -> None:
         )
 
 
-def _check_phase(place: str, phase: Phase) -> None:
+def _check_phase(place: str, phase: Phase, others: Sequence[str]) -> None:
     parts: list[tuple[str, Phase | LossTerm]] = [(place, phase)]
     parts += [(f"{place}.losses.{name}", term) for name, term in (phase.losses or {}).items()]
     for part, values in parts:
@@ -275,7 +275,8 @@ def _check_phase(place: str, phase: Phase) -> None:
     if not 0 <= phase.min_label <= 5:
         raise InputError(f"{place}.min_label is {phase.min_label:g}, expected a label, 0 to 5")
     if not phase.losses:
-        raise InputError(f"{place}.losses is empty, expected one of {', '.join(LOSSES)}")
+        advice = f"; did you mean phase {' or '.join(others)}?" if others else ""
+        raise InputError(f"{place}.losses is empty, expected one of {', '.join(LOSSES)}{advice}")
     for name, term in phase.losses.items():
         if name not in LOSSES:
             raise InputError(f"{place}.losses: no loss {name!r}, expected one of {', '.join(LOSSES)}")

@@ -75,11 +75,9 @@ class SavedRun:
         Raises:
             InputError: where it is damaged, or of a run by another recipe or on other data.
         """
-        if not self.path.exists():
+        contents = self._contents()
+        if contents is None:
             return None
-        contents = load_tensors(self.path, "the state of a run", "leave out --resume to begin again")
-        if contents.get("format") != FORMAT_VERSION or not isinstance(contents.get("identity"), dict):
-            raise InputError("not the state of a run of this version; leave out --resume to begin again", path=self.path)
         ours, theirs = _flat(self.identity), _flat(contents["identity"])
         differences = [
             f"the {name} are others" if name.endswith("pairs") else f"{name} is {ours.get(name)}, there {theirs.get(name)}"
@@ -92,6 +90,15 @@ class SavedRun:
                 "--run_dir, or leave out --resume to begin again",
                 path=self.path,
             )
+        return contents
+
+    def _contents(self) -> dict[str, Any] | None:
+        """The state of whichever run was in the folder."""
+        if not self.path.exists():
+            return None
+        contents = load_tensors(self.path, "the state of a run", "leave out --resume to begin again")
+        if contents.get("format") != FORMAT_VERSION or not isinstance(contents.get("identity"), dict):
+            raise InputError("not the state of a run of this version; leave out --resume to begin again", path=self.path)
         return contents
 
     def finished(self) -> str | None:
@@ -117,7 +124,7 @@ class SavedRun:
         if not self.path.exists():
             return None
         with suppress(InputError):
-            if self.finished():
+            if (self._contents() or {}).get("finished"):
                 return None
         previous = self.path.with_name(f"{self.path.name}.previous")
         os.replace(self.path, previous)

@@ -20,7 +20,7 @@ from many_runs import Run, add_study_arguments, run_all, training_options
 from panels import Panel, draw_panels
 from summarise import COLUMNS, summarise
 from tables import markdown
-from yaml_files import read_yaml
+from yaml_files import read_yaml, what_is_missing
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def read_study(path: Path) -> list[StudyRun]:
             for arm, options in study["arms"].items()
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"not a study, expected out, seeds, tokens and arms ({error})", path=path) from error
+        raise InputError(f"not a study, expected out, seeds, tokens and arms ({what_is_missing(error)})", path=path) from error
 
 
 def _study_run(out: Path, tokens: str, stores: Path, arm: str, options: str, seed: int) -> StudyRun:

@@ -20,7 +20,7 @@ from many_runs import Run, add_study_arguments, run_all
 from panels import Panel, draw_panels
 from tables import markdown, mean_and_deviation
 from train_retrieval import Scoring
-from yaml_files import read_yaml
+from yaml_files import read_yaml, what_is_missing
 
 METRICS = Scoring.COLUMNS
 BASELINE = "mean pooling"
@@ -52,7 +52,7 @@ def read_study(path: Path) -> list[RetrievalRun]:
             for number, (arm, options) in enumerate(study["arms"].items(), start=1)
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"not a study, expected out, dataset, seeds and arms ({error})", path=path) from error
+        raise InputError(f"not a study, expected out, dataset, seeds and arms ({what_is_missing(error)})", path=path) from error
 
 
 def _run(out: Path, dataset: str, number: int, arm: str, options: str, seed: int) -> RetrievalRun:

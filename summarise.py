@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from atomic import write_text_atomically
-from cli import make_parser, run_command
+from cli import make_parser, output_file, run_command
 from errors import InputError
 from recipe import Recipe
 from tables import markdown, mean_and_deviation
@@ -129,9 +129,10 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", help="folders of training runs, at any depth")
     parser.add_argument("--out", help="Markdown file to write as well")
     options = parser.parse_args()
+    out = output_file(options.out) if options.out else None
     table = markdown(COLUMNS, summarise(read_runs(Path(folder) for folder in options.folders)))
-    if options.out:
-        write_text_atomically(options.out, table)
+    if out:
+        write_text_atomically(out, table)
     print(table, end="")
 
 

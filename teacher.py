@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from atomic import write_text_atomically
 from backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, Backbone
-from cli import PAIRS_HELP, make_parser, run_command
+from cli import PAIRS_HELP, make_parser, output_folder, run_command
 from data import PairData, open_pairs, split_by_groups
 from devices import choose_device
 from errors import InputError
@@ -187,6 +187,7 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true", help="half precision: faster on processors that have it")
     parser.add_argument("--cache_dir", help="folder for token stores, instead of beside their sources")
     options = parser.parse_args()
+    out = output_folder(options.out)
     pairs = open_pairs(options.data, cache_dir=options.cache_dir)
     if options.batch_size < 2 or options.epochs < 1 or options.learning_rate <= 0:
         raise InputError("expected --batch_size of 2 or more, --epochs of 1 or more, --learning_rate above 0")
@@ -211,7 +212,7 @@ def main() -> None:
         seed=options.seed,
     )
     facts = {"backbone": options.backbone, "seed": options.seed, "validation_spearman": best, "set_aside": set_aside}
-    save_teacher(Path(options.out), teacher, facts)
+    save_teacher(out, teacher, facts)
     print(f"{options.out}: a teacher with validation Spearman {best:.4f}; give it to train.py with --teacher")
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from backbone import DEFAULT_MAX_LENGTH, Backbone
 from checkpoint import load_encoder
-from cli import make_parser, run_command
+from cli import make_parser, output_file, run_command
 from devices import choose_device
 from encoding import check_tokens
 from errors import InputError
@@ -208,10 +208,11 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--explain", metavar="FILE", help="PNG to draw in which tokens the similarity comes from")
     options = parser.parse_args()
+    picture = output_file(options.explain, [options.model], suffix=".png") if options.explain else None
     encoder = TextEncoder(options.model, backbone=options.backbone, device=options.device)
     print(f"{encoder.similarity(options.first, options.second):.4f}")
-    if options.explain:
-        draw_explanation(Path(options.explain), encoder.explain(options.first, options.second))
+    if picture:
+        draw_explanation(picture, encoder.explain(options.first, options.second))
         print(f"{options.explain}: the share of each token")
 
 

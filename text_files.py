@@ -91,7 +91,9 @@ def decode(line: bytes, path: str | os.PathLike[str], number: int) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 (byte {error.start + 1} of the line)", path=path, line=number) from error
+        raise InputError(
+            f"not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8", path=path, line=number
+        ) from error
 
 
 def parse_label(text: str, path: str | os.PathLike[str], number: int) -> float:
@@ -101,10 +103,29 @@ def parse_label(text: str, path: str | os.PathLike[str], number: int) -> float:
     except ValueError:
         label = math.nan
     if math.isnan(label):
-        raise InputError(f"label {text[:40]!r} is not a number, expected 0 to 5", path=path, line=number)
+        advice = f"; in a header it is called {' or '.join(sorted(HEADER_WORDS))}" if number == 1 else ""
+        raise InputError(f"label {text[:40]!r} is not a number, expected 0 to 5{advice}", path=path, line=number)
     if not 0.0 <= label <= MAX_LABEL:
         raise InputError(f"label {text.strip()} is out of range, expected 0 to 5", path=path, line=number)
     return label
+
+
+def labels_note(labels: np.ndarray) -> str | None:
+    """A sentence about labels `(n,)` that look like 0 to 1; None for others."""
+    if labels.max() > 1:
+        return None
+    return (
+        f"The largest label is {labels.max():g}, and labels are taken for 0 to 5: multiply similarities of 0 to 1 by 5; "
+        "for 1 match, 0 no match there is train_retrieval.py."
+    )
+
+
+def match_note(labels: np.ndarray, match_label: float) -> str | None:
+    """A sentence about labels `(n,)` of more than 1, where those from 1 on are taken for matches; None otherwise."""
+    if labels.max() <= 1 or match_label != 1:
+        return None
+    share = (labels >= match_label).mean()
+    return f"Labels go up to {labels.max():g}: those from {match_label:g} up, {share:.0%}, are matches (--match_label)."
 
 
 def read_text_pairs(path: str | os.PathLike[str]) -> TextPairs:
@@ -155,6 +176,11 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             for row in rows:
                 yield rows.line_num, row
         except csv.Error as error:
-            raise InputError(f"not a row of comma-separated values ({error})", path=path, line=rows.line_num) from error
+            reason = str(error).split(" - ")[0]  # what follows is advice to programmers
+            raise InputError(
+                f"not a row of comma-separated values ({reason}); columns are separated by commas, lines end as on Unix or Windows",
+                path=path,
+                line=rows.line_num,
+            ) from error
 
     return _without_blank_end(numbered(), path)

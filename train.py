@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import processes
 from checkpoint import save_encoder
-from cli import PAIRS_HELP, command_to_resume, make_parser, run_command
+from cli import PAIRS_HELP, command_to_resume, make_parser, output_file, output_folder, run_command
 from data import PairData, open_pairs, split_by_groups
 from devices import choose_device
 from errors import InputError
@@ -34,6 +34,7 @@ from recipe import Recipe, add_recipe_arguments, parse_recipe
 from report import data_facts, draw_history, write_history, write_metrics, write_recipe
 from resume import SAVE_SECONDS, SavedRun, identity_of_run
 from starter import DATA, STARTER_DEV, STARTER_TEST, STARTER_TRAIN, has_dat_files
+from text_files import labels_note
 from training import Trained, Trainer
 
 FEW_PAIRS = 30  # a rank correlation of fewer is mostly chance
@@ -96,10 +97,17 @@ def main() -> None:
 def open_run(options, recipe: Recipe) -> Run:  # type: ignore[no-untyped-def]
     """Find the data that the options name, or the default data."""
     on_starter = options.data is None and not has_dat_files()
+    if options.resume and not (options.run_dir or on_starter):
+        raise InputError("--resume needs to know which run: give its folder with --run_dir")
+    folder = output_folder(options.run_dir or ("runs/starter" if on_starter else f"runs/{time.strftime('%Y%m%d-%H%M%S')}"))
+    read = [*(options.data or []), *(options.validation or []), *(options.test or []), options.config]
+    out = output_file(options.out or (folder / "model.bin" if on_starter else "model.bin"), read)
     if on_starter:
         print("No .dat files in data/: training on the starter pairs, a demonstration.")
     default = [STARTER_TRAIN] if on_starter else [DATA]
     training = open_pairs(options.data or default, cache_dir=options.cache_dir)
+    if note := labels_note(training.labels):
+        print(note)
     validation = test = set_aside = split_from = None
     if options.validation or on_starter:
         validation = open_pairs(options.validation or [STARTER_DEV], cache_dir=options.cache_dir)
@@ -114,10 +122,6 @@ def open_run(options, recipe: Recipe) -> Run:  # type: ignore[no-untyped-def]
             raise InputError(f"{name} tokens are {pairs.tokens.dim} wide, expected {training.tokens.dim} as the training tokens")
     if options.teacher:
         training = with_lessons(training, Path(options.teacher), set_aside)
-    if options.resume and not (options.run_dir or on_starter):
-        raise InputError("--resume needs to know which run: give its folder with --run_dir")
-    folder = Path(options.run_dir or ("runs/starter" if on_starter else f"runs/{time.strftime('%Y%m%d-%H%M%S')}"))
-    out = Path(options.out or (folder / "model.bin" if on_starter else "model.bin"))
     return Run(Path(options.config or options.preset).stem, training, validation, test, out, folder, split_from)
 
 

@@ -29,7 +29,7 @@ from jsonargparse.typing import PositiveInt
 from tqdm import tqdm
 
 from checkpoint import load_encoder, save_encoder
-from cli import command_to_resume, make_parser, run_command
+from cli import command_to_resume, make_parser, output_file, output_folder, run_command
 from data import PairData, open_pairs, split_by_groups
 from encoding import encode
 from errors import InputError
@@ -41,6 +41,7 @@ from recipe import CONFIGS, LossTerm, Phase, Recipe, as_arguments, check_recipe,
 from report import data_facts, draw_history, write_history, write_metrics
 from resume import SavedRun, identity_of_run
 from retrieval import RetrievalScores, find_documents, score_retrieval, with_mined_negatives
+from text_files import match_note
 from training import Trainer
 
 MATCH, NO_MATCH = 5.0, 0.0  # labels in training
@@ -153,8 +154,8 @@ def open_parts(pipeline: Pipeline) -> Parts:
     if is_match.all() or not is_match.any():
         what = "all" if is_match.all() else "none"
         raise InputError(f"{what} of the pairs match (match_label {pipeline.match_label:g}), expected some", path=pipeline.dataset)
-    if pairs.labels.max() > 1 and pipeline.match_label == Pipeline.match_label:
-        print(f"Labels go up to {pairs.labels.max():g}: those from {pipeline.match_label:g} up are matches (--match_label).")
+    if note := match_note(pairs.labels, pipeline.match_label):
+        print(note)
     pairs = replace(pairs, labels=np.where(is_match, MATCH, NO_MATCH).astype(np.float32))
     if pipeline.sample_size:
         rows = np.random.default_rng(pipeline.split_seed).permutation(len(pairs))[: pipeline.sample_size]
@@ -323,8 +324,8 @@ def main() -> None:
         return
     if options.resume and not options.run_dir:
         raise InputError("--resume needs to know which run: give its folder with --run_dir")
-    folder = Path(options.run_dir or f"runs/retrieval-{time.strftime('%Y%m%d-%H%M%S')}")
-    out, command = Path(options.out or folder / "model.bin"), command_to_resume(folder)
+    folder = output_folder(options.run_dir or f"runs/retrieval-{time.strftime('%Y%m%d-%H%M%S')}")
+    out, command = output_file(options.out or folder / "model.bin", [pipeline.dataset, chosen.config]), command_to_resume(folder)
     run(pipeline, folder, out, tensorboard=options.tensorboard, resume=options.resume, command=command)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from atomic import write_text_atomically
 from checkpoint import load_encoder
-from cli import PAIRS_HELP, make_parser, run_command
+from cli import PAIRS_HELP, make_parser, output_file, run_command
 from data import PairData, open_pairs
 from encoding import encode_pairs
 from errors import InputError
@@ -48,6 +48,9 @@ def main() -> None:
         raise InputError(f"--sentences is {options.sentences}, expected 4 or more")
     if not options.perplexity >= 1:
         raise InputError(f"--perplexity is {options.perplexity:g}, expected 1 or more")
+    read = [options.model, *(options.data or [])]
+    out = output_file(options.out, read, suffix=".png")
+    page_out = output_file(options.html, read) if options.html else None
     encoder = load_encoder(options.model)
     pairs = open_pairs(options.data or [STARTER_TRAIN], cache_dir=options.cache_dir)
     check_fits(encoder, pairs)
@@ -64,10 +67,10 @@ def main() -> None:
         panels[title] = to_plane(vectors, options.method, neighbours=options.perplexity, seed=options.seed)
     caption = METHODS[options.method]
     page = interactive_map(panels, sample.text(), caption).to_html(default_height="96vh") if options.html else ""
-    draw_maps(Path(options.out), panels, sample.labels, caption)
+    draw_maps(out, panels, sample.labels, caption)
     print(f"{options.out}: {2 * len(sample):,} sentences")
-    if options.html:
-        write_text_atomically(Path(options.html), page)
+    if page_out:
+        write_text_atomically(page_out, page)
         print(f"{options.html}: the same, to open in a browser")
 
 

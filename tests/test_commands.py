@@ -75,6 +75,44 @@ def test_a_plot_of_predictions_needs_validation_pairs(files, tmp_path, run_here)
     assert not (tmp_path / "plot.png").exists()
 
 
+OUTPUTS = {
+    "FOLDER": "is a folder, expected the name of a file to write",
+    "DATA": "is read, and would be replaced",
+    "DATA/x.png": "is a file, expected a folder",
+}
+
+
+@pytest.mark.parametrize("out", OUTPUTS)
+@pytest.mark.parametrize(
+    "command",
+    ["train.py --data DATA --out", "train_retrieval.py --dataset DATA --out", "mine_negatives.py --data DATA --out"],
+)
+def test_what_cannot_be_written_is_refused_before_the_work_and_nothing_is_replaced(files, tmp_path, command, out, run_here):
+    data = files[1]
+    content = data.read_bytes()
+    places = {"FOLDER": str(tmp_path), "DATA": str(data), "DATA/x.png": f"{data}/x.png"}
+    arguments = [places.get(argument, argument) for argument in [*command.split(), out]]
+    assert OUTPUTS[out] in last_line(run_here(*arguments, *(["--run_dir", tmp_path / "run"] if "train" in command else [])))
+    assert data.read_bytes() == content and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["visualize_tsne.py --out", "evaluate.py --plot", "text.py a b --explain"])
+def test_a_picture_has_the_name_of_one(command, files, run_here):
+    assert "expected one that ends in .png" in last_line(run_here(*command.split(), "map.csv"))
+    assert "is a file, expected a folder" in last_line(run_here(*command.split(), files[0] / "map.png"))
+
+
+def test_labels_of_another_scale_are_said(tmp_path, run_here):
+    sides = learnable_pairs(np.random.default_rng(0), 40)
+    data = store_pairs(tmp_path / "unit.store", *sides[:3], sides[3] / 5)
+    result = run_here("train.py", "--data", data, "--out", tmp_path / "m.bin", "--run_dir", tmp_path / "r", "--encoder.heads", "4")
+    assert "labels are taken for 0 to 5" in result.stdout, result.stderr
+    assert "labels are taken for 0 to 5" in run_here("evaluate.py", "--model", tmp_path / "m.bin", "--data", data).stderr
+    five = store_pairs(tmp_path / "five.store", *sides)
+    negatives = tmp_path / "n.tsv"
+    assert "from 1 up, " in run_here("mine_negatives.py", "--data", five, "--out", negatives, "--num_negatives", "1").stdout
+
+
 def test_scores_are_of_the_cosine():
     """Against sentence-transformers' own evaluator on the same vectors."""
     from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator

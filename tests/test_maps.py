@@ -59,7 +59,7 @@ def test_pca_is_that_of_the_singular_vectors():
 
 def test_too_few_sentences_and_unknown_methods():
     for method in ("tsne", "umap"):
-        with pytest.raises(InputError, match="20 sentences are too few for a map, expected more than 3"):
+        with pytest.raises(InputError, match="20 sentences are too few for a map, expected more than 90"):
             to_plane(clusters((20,)), method)
     with pytest.raises(InputError, match="method is 'lda', expected one of tsne, umap, pca"):
         to_plane(clusters(), "lda", neighbours=6)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sentence_transformers.util.quantization import quantize_embeddings
 
+from errors import InputError
 from quantize import bit_similarity, from_int8, int8_range, to_bits, to_int8, truncate
 
 
@@ -59,3 +60,13 @@ def test_truncated_vectors_are_unit_vectors_in_the_same_direction(length):
 
 def test_a_vector_of_zeros_stays_finite():
     assert not truncate(np.zeros((1, 4), np.float32), 2).any()
+
+
+def test_lengths_that_do_not_fit_are_refused():
+    vectors = np.eye(5, 32, dtype=np.float32)
+    for length in (0, -1, 33):
+        with pytest.raises(InputError, match="expected 1 to 32"):
+            truncate(vectors, length)
+    for length in (4, 40, 999):
+        with pytest.raises(InputError, match="expected the number of bits in 4 bytes"):
+            bit_similarity(to_bits(vectors), to_bits(-vectors), length)

@@ -121,7 +121,7 @@ BAD_OPTIONS = {
     "--phases.contrastive.losses.nt_xent.every 2": "each counts now and then only, expected one with every 1",
     "--preset distilled --phases.graded.losses.cosent.every 2 --phases.graded.select loss": "validation pairs have no teacher",
     "--encoder.architecture mean --encoder.output_dim 768": "a mean encoder has nothing to train",
-    "--phases.new.epochs 3": "phases.new.losses is empty",
+    "--phases.grade.epochs 3": "phases.grade.losses is empty.*did you mean phase contrastive or graded",
     "--phases.graded.epochs.x 3": "epochs is a value and has no fields",
     "--phases.graded.epochs": "has no value",
     "--phases.graded.epochs [": "phases.graded.epochs: the value is not YAML",

@@ -9,6 +9,9 @@ import pytest
 import torch
 from conftest import ROOT, run_script
 
+from checkpoint import save_encoder
+from model import EncoderConfig, SentenceEncoder
+
 # Faults of every kind in one submission; the checks must name each of them and no other.
 FAULTY = """
 import numpy, torch
@@ -72,6 +75,13 @@ def test_code_that_fails_is_an_outcome_not_a_crash(tmp_path, code, check, figure
     (tmp_path / "model.bin").write_bytes((ROOT / "model.bin").read_bytes())
     found = checked(tmp_path)[check]
     assert not found["passed"] and figure in found["figure"]
+
+
+def test_a_checkpoint_for_other_tokens_is_one_failure_that_says_so(tmp_path):
+    (tmp_path / "model.py").write_bytes((ROOT / "model.py").read_bytes())
+    save_encoder(tmp_path / "model.bin", SentenceEncoder(EncoderConfig(input_dim=384)))
+    failed = {name: check["figure"] for name, check in checked(tmp_path).items() if not check["passed"]}
+    assert failed == {"get_model and strict loading": "takes tokens 384 wide, the challenge's are 768"}
 
 
 def test_a_missing_file_is_an_error(tmp_path):

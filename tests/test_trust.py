@@ -139,6 +139,7 @@ def test_a_finished_run_says_so_and_other_data_are_refused(train, folder, tmp_pa
     assert (tmp_path / "model.bin").stat().st_mtime_ns == before
     _, errors, status = train("--resume", "--data", str(folder / "dev.store"))
     assert status == 2 and "the training pairs are others" in errors
+    assert "was stopped in" not in train("--seed", "1")[0]  # it was not, and there is nothing to go on from
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["data"]["training"]["identity"] == open_pairs([folder / "train.store"]).identity()
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
