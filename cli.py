@@ -50,7 +50,7 @@ def output_file(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike
 
     Args:
         path: what the user gave.
-        inputs: what is read, which it must not replace.
+        inputs: files that are read, or folders with .dat files, which it must not replace.
         suffix: how its name ends, where it can be of one kind only.
 
     Raises:
@@ -62,7 +62,9 @@ def output_file(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike
     output_folder(path.parent)
     if suffix and path.suffix.lower() != suffix:
         raise InputError(f"is no name for what is written there, expected one that ends in {suffix}", path=path)
-    if path.exists() and any(source is not None and Path(source).exists() and path.samefile(source) for source in inputs):
+    read = [Path(source) for source in inputs if source is not None]
+    read += [file for folder in read if folder.is_dir() for pattern in ("*.dat", "*.dat.gz") for file in folder.glob(pattern)]
+    if path.resolve() in [file.resolve() for file in read]:
         raise InputError("is read, and would be replaced by what is written; choose another name", path=path)
     return path
 

@@ -212,7 +212,8 @@ def split_by_groups(pairs: PairData, fraction: float, seed: int) -> tuple[PairDa
         )
     # GroupKFold balances the parts and breaks ties by group number: numbering the groups at random makes it random.
     numbers = np.random.default_rng(seed).permutation(n_groups)[groups]
-    share = Fraction(fraction).limit_denominator(min(n_groups, max(100, round(1 / fraction))))  # 0.3 are three parts of ten
+    most = min(n_groups, max(100, round(1 / fraction)))  # parts
+    share = min(Fraction(fraction).limit_denominator(most), Fraction(most - 1, most))  # 0.3 are three parts of ten
     parts = islice(GroupKFold(share.denominator).split(numbers, groups=numbers), share.numerator)
     in_validation = np.zeros(len(pairs), bool)
     in_validation[np.concatenate([part for _, part in parts])] = True

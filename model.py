@@ -24,7 +24,6 @@ Six architectures share one form, pooling then head then unit length:
 from __future__ import annotations
 
 import json
-import pickle
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -78,7 +77,9 @@ def get_model(checkpoint: str | Path | None = None) -> SentenceEncoder:
         return SentenceEncoder(EncoderConfig())
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle ends in any of them
         raise ValueError(f"{path} is not a checkpoint of this encoder: torch cannot read it") from error
     return SentenceEncoder(read_config(state))
 

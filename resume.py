@@ -79,6 +79,8 @@ class SavedRun:
         if contents is None:
             return None
         ours, theirs = _flat(self.identity), _flat(contents["identity"])
+        if contents.get("finished") or "device" not in theirs:  # where it was made matters for what is left to do only
+            theirs["device"] = ours.get("device")
         differences = [
             f"the {name} are others" if name.endswith("pairs") else f"{name} is {ours.get(name)}, there {theirs.get(name)}"
             for name in {**ours, **theirs}

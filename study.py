@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from atomic import write_csv_atomically, write_text_atomically
-from cli import make_parser, run_command
+from cli import make_parser, output_folder, run_command
 from errors import InputError
 from many_runs import Run, add_study_arguments, run_all, training_options
 from panels import Panel, draw_panels
@@ -93,14 +93,13 @@ def main() -> None:
     add_study_arguments(parser)
     parser.add_argument("--no_runs", action="store_true", help="run nothing: table, CSV and figure of the runs that are done")
     options = parser.parse_args()
-    study = Path(options.study)
+    study, results = Path(options.study), output_folder(options.results)
     runs = read_study(study)
     if not options.no_runs:
         run_all(runs, options.workers)
     done = [run for run in runs if run.is_done()]
     if not done:
         raise InputError("no run of this study is done", path=study)
-    results = Path(options.results)
     table = markdown(COLUMNS, summarise([run.metrics() for run in done]))
     write_text_atomically(results / f"{study.stem}.md", table)
     write_csv(results / f"{study.stem}.csv", done)

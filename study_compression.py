@@ -19,7 +19,7 @@ import numpy as np
 from ablate import AblationRun, read_ablation, write_runs
 from atomic import write_text_atomically
 from checkpoint import load_encoder
-from cli import make_parser, run_command
+from cli import make_parser, output_folder, run_command
 from compression_figures import draw_cosines, draw_loss_histograms, draw_losses, draw_sizes
 from data import PairData, open_pairs
 from encoding import encode_pairs
@@ -228,7 +228,7 @@ def main() -> None:
     parser = make_parser("study_compression.py", __doc__)
     add_study_arguments(parser)
     options = parser.parse_args()
-    path, results = Path(options.study), Path(options.results)
+    path, results = Path(options.study), output_folder(options.results)
     runs = read_ablation(path)
     for grid in (PUBLISHED, PRINCIPAL, COMPRESS, NESTED):
         if not any(run.grid == grid for run in runs):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atomic import write_csv_atomically, write_text_atomically
-from cli import make_parser, run_command
+from cli import make_parser, output_folder, run_command
 from errors import InputError
 from many_runs import Run, add_study_arguments, run_all
 from panels import Panel, draw_panels
@@ -106,10 +106,9 @@ def main() -> None:
     parser = make_parser("study_retrieval.py", __doc__)
     add_study_arguments(parser)
     options = parser.parse_args()
-    study = Path(options.study)
+    study, results = Path(options.study), output_folder(options.results)
     runs = read_study(study)
     run_all(runs, options.workers)
-    results = Path(options.results)
     table = study_table(runs)
     write_text_atomically(results / f"{study.stem}.md", table)
     write_csv(results / f"{study.stem}.csv", runs)

@@ -21,7 +21,7 @@ from typing import Any
 from atomic import write_text_atomically
 from cli import make_parser, output_file, run_command
 from errors import InputError
-from recipe import Recipe
+from recipe import LossTerm, Phase, Recipe
 from tables import markdown, mean_and_deviation
 from yaml_files import read_yaml
 
@@ -56,7 +56,7 @@ def _names(recipes: Mapping[Path, str]) -> dict[Path, str]:
     fields = {path: _fields_of(path.with_name("recipe.yaml")) for path in recipes}
     values: dict[tuple[str, str], set[str]] = defaultdict(set)
     for path, recipe in recipes.items():
-        for name in {name for one in fields.values() for name in one}:
+        for name in {name for one in fields.values() for name in one} if fields[path] else ():
             values[recipe, name].add(fields[path].get(name, "none"))
     names = {}
     for path, recipe in recipes.items():
@@ -69,7 +69,11 @@ def _fields_of(path: Path) -> dict[str, str]:
     """The fields of a recipe file as they are named on the command line, without the seed; of none without the file."""
     if not path.exists():
         return {}
-    fields = _flat({**asdict(Recipe()), **read_yaml(path, "a recipe")})
+    recipe = {**asdict(Recipe()), **read_yaml(path, "a recipe")}
+    for name, phase in recipe["phases"].items():  # files of earlier versions do not have all fields
+        losses = {loss: {**asdict(LossTerm()), **(term or {})} for loss, term in phase.get("losses", {}).items()}
+        recipe["phases"][name] = {**asdict(Phase()), **phase, "losses": losses}
+    fields = _flat(recipe)
     return {name: value for name, value in fields.items() if name != "seed"}
 
 
@@ -129,7 +133,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", help="folders of training runs, at any depth")
     parser.add_argument("--out", help="Markdown file to write as well")
     options = parser.parse_args()
-    out = output_file(options.out) if options.out else None
+    out = output_file(options.out, suffix=".md") if options.out else None
     table = markdown(COLUMNS, summarise(read_runs(Path(folder) for folder in options.folders)))
     if out:
         write_text_atomically(out, table)

@@ -251,8 +251,6 @@ def run(
     encoder = trained.encoder
     scoring.add("encoder", encoder)
     fell_back = not scoring.scores["validation"]["encoder"].mrr >= scoring.scores["validation"]["mean pooling"].mrr
-    if trained.diverged_in:
-        print(f"The loss of epoch {trained.diverged_in} was not a number; a lower --learning_rate may help.")
     if fell_back:
         print("Training did not help on the validation part: the result is mean pooling.")
         encoder = mean_pooling(parts.everything.tokens.dim)
@@ -260,7 +258,7 @@ def run(
         scoring.add("encoder", encoder)
     size = save_encoder(out, encoder)
     write_history(folder / "history.csv", trained.history)
-    draw_history(folder / "training.png", trained, recipe.phases)
+    draw_history(folder / "training.png", replace(trained, fell_back=fell_back), recipe.phases)
     metrics = {
         "pipeline": asdict(pipeline),
         "data": {"training": data_facts(training)} | {part: data_facts(getattr(parts, part)) for part in Scoring.PARTS},
@@ -325,7 +323,8 @@ def main() -> None:
     if options.resume and not options.run_dir:
         raise InputError("--resume needs to know which run: give its folder with --run_dir")
     folder = output_folder(options.run_dir or f"runs/retrieval-{time.strftime('%Y%m%d-%H%M%S')}")
-    out, command = output_file(options.out or folder / "model.bin", [pipeline.dataset, chosen.config]), command_to_resume(folder)
+    out = output_file(options.out or folder / "model.bin", [pipeline.dataset, pipeline.mining_model, chosen.config])
+    command = command_to_resume(folder)
     run(pipeline, folder, out, tensorboard=options.tensorboard, resume=options.resume, command=command)
 
 

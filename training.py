@@ -245,7 +245,10 @@ class Trainer:
             self.encoder.load_state_dict(self.best.weights)
             epoch = self.best.epoch
         validation = score(self.encoder, self.validation)
-        fell_back = self.recipe.never_below_baseline and validation.spearman < self.baseline.spearman
+        is_finite = _is_finite(self.encoder)
+        if not is_finite and not self.recipe.never_below_baseline:
+            raise InputError(f"training came to no numbers in epoch {epoch}; choose a lower --learning_rate")
+        fell_back = self.recipe.never_below_baseline and (validation.spearman < self.baseline.spearman or not is_finite)
         result = self.encoder
         if fell_back:
             result, epoch, validation = mean_pooling(self.validation.tokens.dim), 0, self.baseline
@@ -373,7 +376,8 @@ class Trainer:
             return False
         value = loss if phase.select == "loss" else -spearman
         criterion = _criterion(name, phase)
-        better = np.isfinite(value) and (self.best is None or self.best.criterion != criterion or value < self.best.value)
+        better = self.best is None or self.best.criterion != criterion or value < self.best.value
+        better = better and np.isfinite(value) and _is_finite(self.encoder)
         if better:
             self.best = _Best(criterion, value, epoch, copy.deepcopy(self.encoder.state_dict()))
         return better
@@ -394,6 +398,10 @@ class Trainer:
             guides = {"baseline": Columns(*baseline)} if baseline else {}
             losses.append(nested_loss(self.recipe.nested, phase, Columns(a, b), labels, guides, number=1).item())
         return float(np.mean(losses))
+
+
+def _is_finite(encoder: SentenceEncoder) -> bool:
+    return all(bool(parameter.isfinite().all()) for parameter in encoder.parameters())
 
 
 def _seed_of(*numbers: int) -> int:

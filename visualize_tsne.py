@@ -50,7 +50,7 @@ def main() -> None:
         raise InputError(f"--perplexity is {options.perplexity:g}, expected 1 or more")
     read = [options.model, *(options.data or [])]
     out = output_file(options.out, read, suffix=".png")
-    page_out = output_file(options.html, read) if options.html else None
+    page_out = output_file(options.html, [*read, out], suffix=".html") if options.html else None
     encoder = load_encoder(options.model)
     pairs = open_pairs(options.data or [STARTER_TRAIN], cache_dir=options.cache_dir)
     check_fits(encoder, pairs)

@@ -35,4 +35,4 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
 
 def what_is_missing(error: Exception) -> str:
     """What reading the fields of a file came upon, for people: a field that is not there, or one of another form."""
-    return f"{error.args[0]} is missing" if isinstance(error, KeyError) else "a field has another form"
+    return f"{error.args[0]} is missing" if isinstance(error, KeyError) else f"a field has another form: {error}"

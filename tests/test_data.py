@@ -139,6 +139,9 @@ def test_the_split_is_near_the_fraction_and_follows_the_seed(make_pairs):
     for fraction in (0.01, 0.05, 0.125, 0.3, 0.35, 0.45, 0.8):
         training, validation = split_by_groups(pairs, fraction, 0)
         assert len(validation) == pytest.approx(200 * fraction, abs=1) and len(training) + len(validation) == 200
+    for n, fraction in ((60, 0.996), (5, 0.9), (2, 0.8), (2, 0.5)):
+        training, validation = split_by_groups(pairs.select(np.arange(n)), fraction, 0)
+        assert len(training) == max(1, round(n * (1 - fraction))) and len(training) + len(validation) == n
 
 
 @many

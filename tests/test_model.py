@@ -286,7 +286,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(state, tmp_path):
 
 
 def test_a_file_that_torch_cannot_read_is_refused(tmp_path):
-    for content in (b"", b"no checkpoint", b"PK\x03\x04 cut short"):
+    for content in (b"", b"no checkpoint", b"PK\x03\x04 cut short", b"sentence1,sentence2\n", b"hello\n"):
         (tmp_path / "model.bin").write_bytes(content)
         with pytest.raises(ValueError, match="not a checkpoint"):
             get_model(tmp_path / "model.bin")

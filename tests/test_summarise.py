@@ -61,6 +61,18 @@ def test_runs_of_one_recipe_with_other_fields_have_rows_that_say_so(tmp_path, ru
     ]
 
 
+def test_what_a_run_does_not_say_of_its_recipe_sets_it_apart_from_none(tmp_path, run_here):
+    """A run without the file, and one of a version that had fewer fields."""
+    for seed, text in enumerate(
+        ("", "phases: {a: {losses: {cosent: }}}", "phases: {a: {epochs: 1, unlabelled: 0, losses: {cosent: {every: 1}}}}")
+    ):
+        write_run(tmp_path / f"{seed}", "default", "2,-1", 0.8, seed)
+        if text:
+            (tmp_path / f"{seed}" / "recipe.yaml").write_text(f"{text}\nseed: {seed}\n")
+    rows = [line.split(" | ") for line in run_here("summarise.py", tmp_path).stdout.splitlines()[3:]]
+    assert [(row[1], row[-1]) for row in rows] == [("default", "3 |")]
+
+
 def test_seeds_that_parted_validation_from_the_same_pairs_are_seeds(tmp_path, run_here):
     for seed, test in enumerate((0.85, 0.87)):
         write_run(tmp_path / f"{seed}", "default", "2,-1", test, seed)

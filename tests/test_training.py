@@ -217,13 +217,23 @@ def test_accumulated_batches_make_fewer_steps(sides):
     assert three.schedule.last_epoch == three.total_steps
 
 
-def test_a_loss_that_is_no_number_is_said_and_never_chosen(sides):
+@pytest.mark.parametrize("select", ["loss", "spearman", "none"])
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_loss_that_is_no_number_is_said_and_never_chosen(sides, select, guarded):
+    training, validation = sides
     terms = {"nt_xent": LossTerm(options={"temperature": 0.0})}
-    phases = {"a": Phase(losses=terms, select="loss"), "b": Phase(losses={"cosent": LossTerm()}, select="loss")}
-    trained = Trainer(recipe(phases=phases), *sides).run()
+    phases = {"a": Phase(losses=terms, select=select), "b": Phase(losses={"cosent": LossTerm()}, select=select)}
+    upside_down = replace(validation, labels=5 - validation.labels)  # any weights are better than these
+    trainer = Trainer(recipe(phases=phases, never_below_baseline=guarded), training, upside_down)
+    if select != "spearman" and not guarded:  # no weights were ever chosen
+        with pytest.raises(InputError, match="choose a lower --learning_rate"):
+            trainer.run()
+        return
+    trained = trainer.run()
     assert trained.diverged_in == 1
     assert all(torch.isfinite(parameter).all() for parameter in trained.encoder.parameters())
-    assert trained.validation.spearman >= trained.baseline.spearman
+    if guarded:
+        assert trained.validation.spearman >= trained.baseline.spearman
 
 
 def test_a_validation_batch_of_a_single_pair_does_not_count(sides):
