@@ -245,7 +245,7 @@ class Trainer:
             self.encoder.load_state_dict(self.best.weights)
             epoch = self.best.epoch
         validation = score(self.encoder, self.validation)
-        is_finite = _is_finite(self.encoder)
+        is_finite = np.isfinite(validation.mse)
         if not is_finite and not self.recipe.never_below_baseline:
             raise InputError(f"training came to no numbers in epoch {epoch}; choose a lower --learning_rate")
         fell_back = self.recipe.never_below_baseline and (validation.spearman < self.baseline.spearman or not is_finite)
@@ -362,11 +362,15 @@ class Trainer:
         )
 
     def _validate(self, phase: Phase) -> tuple[float, float]:
-        """The phase's loss and Spearman on the validation pairs; one process finds them, so that all choose the same weights."""
+        """The phase's loss and Spearman on the validation pairs, not a number where the vectors are none.
+
+        One process finds them, so that all choose the same weights.
+        """
         loss = spearman = 0.0
         if processes.is_first():
             vectors = encode_pairs(self.encoder, self.validation)
-            loss, spearman = self._loss_of(phase, *vectors), score_vectors(*vectors, self.validation.labels).spearman
+            scores = score_vectors(*vectors, self.validation.labels)
+            loss, spearman = self._loss_of(phase, *vectors), scores.spearman if np.isfinite(scores.mse) else np.nan
         loss, spearman = processes.agree([loss, spearman], device_of(self.encoder))
         return loss, spearman
 
@@ -377,7 +381,7 @@ class Trainer:
         value = loss if phase.select == "loss" else -spearman
         criterion = _criterion(name, phase)
         better = self.best is None or self.best.criterion != criterion or value < self.best.value
-        better = better and np.isfinite(value) and _is_finite(self.encoder)
+        better = better and bool(np.isfinite([value, spearman]).all())
         if better:
             self.best = _Best(criterion, value, epoch, copy.deepcopy(self.encoder.state_dict()))
         return better
@@ -398,10 +402,6 @@ class Trainer:
             guides = {"baseline": Columns(*baseline)} if baseline else {}
             losses.append(nested_loss(self.recipe.nested, phase, Columns(a, b), labels, guides, number=1).item())
         return float(np.mean(losses))
-
-
-def _is_finite(encoder: SentenceEncoder) -> bool:
-    return all(bool(parameter.isfinite().all()) for parameter in encoder.parameters())
 
 
 def _seed_of(*numbers: int) -> int:

@@ -236,6 +236,13 @@ def test_a_loss_that_is_no_number_is_said_and_never_chosen(sides, select, guarde
         assert trained.validation.spearman >= trained.baseline.spearman
 
 
+def test_weights_too_large_for_any_vector_are_refused_or_left(sides):
+    phases = {"a": Phase(losses={"cosent": LossTerm()}, select="none")}
+    with pytest.raises(InputError, match="choose a lower --learning_rate"):
+        Trainer(recipe(phases=phases, learning_rate=1e30, never_below_baseline=False), *sides).run()
+    assert Trainer(recipe(phases=phases, learning_rate=1e30), *sides).run().fell_back
+
+
 def test_a_validation_batch_of_a_single_pair_does_not_count(sides):
     training, validation = sides
     losses = []
