@@ -9,7 +9,7 @@ from scipy import stats
 
 
 def spearman(predicted: np.ndarray, expected: np.ndarray) -> float:
-    """Spearman's rank correlation, -1 to 1; 0 where either side is constant and no rank is told from another.
+    """Spearman's rank correlation, -1 to 1; 0 where either side is constant and no rank is told from another, NaN of NaN.
 
     Args:
         predicted: `(n,)` similarities.
@@ -19,7 +19,7 @@ def spearman(predicted: np.ndarray, expected: np.ndarray) -> float:
 
 
 def pearson(predicted: np.ndarray, expected: np.ndarray) -> float:
-    """Pearson's linear correlation, -1 to 1; 0 where either side is constant.
+    """Pearson's linear correlation, -1 to 1; 0 where either side is constant, NaN of NaN.
 
     Args:
         predicted: `(n,)` similarities.
@@ -31,6 +31,8 @@ def pearson(predicted: np.ndarray, expected: np.ndarray) -> float:
 def _or_zero(correlation, predicted: np.ndarray, expected: np.ndarray) -> float:  # type: ignore[no-untyped-def]
     if len(predicted) < 2:
         return 0.0
+    if np.isnan(predicted).any():
+        return np.nan
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
         return float(np.nan_to_num(correlation(predicted, expected).statistic))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -196,6 +196,14 @@ def as_arguments(contents: dict[str, Any], nested: Sequence[str] = ("encoder",))
     flat = {key: value for key, value in contents.items() if key not in nested}
     flat |= {f"{key}.{field}": value for key in nested for field, value in contents.get(key, {}).items()}
     return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in flat.items()]
+
+
+def dotted(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields under their dotted names, as on the command line."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        flat |= dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 def preset_names() -> list[str]:

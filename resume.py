@@ -26,7 +26,7 @@ from checkpoint import load_tensors, save_encoder
 from data import PairData
 from encoding import device_of
 from errors import InputError
-from recipe import Recipe
+from recipe import Recipe, dotted
 from training import Trainer
 
 FORMAT_VERSION = 1
@@ -78,7 +78,7 @@ class SavedRun:
         contents = self._contents()
         if contents is None:
             return None
-        ours, theirs = _flat(self.identity), _flat(contents["identity"])
+        ours, theirs = dotted(self.identity), dotted(contents["identity"])
         if contents.get("finished") or "device" not in theirs:  # where it was made matters for what is left to do only
             theirs["device"] = ours.get("device")
         differences = [
@@ -187,14 +187,3 @@ class SavedRun:
         torch.save({"format": FORMAT_VERSION, "identity": self.identity, **contents}, buffer)
         with write_atomically(self.path) as file:
             file.write(buffer.getvalue())
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields under their dotted names, as on the command line."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat

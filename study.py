@@ -78,10 +78,10 @@ def draw_study(path: Path, study: list[StudyRun]) -> None:
     """Test Spearman of each arm, a panel for each kind of tokens: a point for each seed done, mean pooling as a line."""
     runs = [run for run in study if run.is_done()]
     arms = [arm for arm in dict.fromkeys(run.arm for run in study) if any(run.arm == arm for run in runs)]
+    names = [arm.replace("_", " ") for arm in arms]
     panels = []
     for tokens in dict.fromkeys(run.tokens for run in runs):
         metrics = [run.metrics() for run in runs if run.tokens == tokens]
-        names = [arm.replace("_", " ") for arm in arms]
         scores = {name: [run["test"]["encoder"]["spearman"] for run in metrics if run["recipe"] == name] for name in names}
         panels.append(Panel(f"tokens {tokens}", scores, metrics[0]["test"]["mean pooling"]["spearman"]))
     draw_panels(path, panels, "test Spearman")

@@ -21,7 +21,7 @@ from typing import Any
 from atomic import write_text_atomically
 from cli import make_parser, output_file, run_command
 from errors import InputError
-from recipe import LossTerm, Phase, Recipe
+from recipe import LossTerm, Phase, Recipe, dotted
 from tables import markdown, mean_and_deviation
 from yaml_files import read_yaml
 
@@ -54,9 +54,10 @@ def read_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
 def _names(recipes: Mapping[Path, str]) -> dict[Path, str]:
     """The name of each run's recipe, with the fields in which runs of that name differ."""
     fields = {path: _fields_of(path.with_name("recipe.yaml")) for path in recipes}
+    known = {name for one in fields.values() for name in one}
     values: dict[tuple[str, str], set[str]] = defaultdict(set)
     for path, recipe in recipes.items():
-        for name in {name for one in fields.values() for name in one} if fields[path] else ():
+        for name in known if fields[path] else ():
             values[recipe, name].add(fields[path].get(name, "none"))
     names = {}
     for path, recipe in recipes.items():
@@ -73,15 +74,7 @@ def _fields_of(path: Path) -> dict[str, str]:
     for name, phase in recipe["phases"].items():  # files of earlier versions do not have all fields
         losses = {loss: {**asdict(LossTerm()), **(term or {})} for loss, term in phase.get("losses", {}).items()}
         recipe["phases"][name] = {**asdict(Phase()), **phase, "losses": losses}
-    fields = _flat(recipe)
-    return {name: value for name, value in fields.items() if name != "seed"}
-
-
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in fields.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": str(value)}
-    return flat
+    return {name: str(value) for name, value in dotted(recipe).items() if name != "seed"}
 
 
 def summarise(runs: list[dict[str, Any]]) -> list[tuple[str, ...]]:

@@ -250,6 +250,7 @@ def run(
         trained = trainer.run()
     encoder = trained.encoder
     scoring.add("encoder", encoder)
+    # Not "below": MRR is not a number where the only match of every question is itself, written twice.
     fell_back = not scoring.scores["validation"]["encoder"].mrr >= scoring.scores["validation"]["mean pooling"].mrr
     if fell_back:
         print("Training did not help on the validation part: the result is mean pooling.")

@@ -245,10 +245,10 @@ class Trainer:
             self.encoder.load_state_dict(self.best.weights)
             epoch = self.best.epoch
         validation = score(self.encoder, self.validation)
-        is_finite = np.isfinite(validation.mse)
-        if not is_finite and not self.recipe.never_below_baseline:
+        is_no_worse = validation.spearman >= self.baseline.spearman  # never where the vectors are no numbers
+        fell_back = self.recipe.never_below_baseline and not is_no_worse
+        if np.isnan(validation.spearman) and not fell_back:
             raise InputError(f"training came to no numbers in epoch {epoch}; choose a lower --learning_rate")
-        fell_back = self.recipe.never_below_baseline and (validation.spearman < self.baseline.spearman or not is_finite)
         result = self.encoder
         if fell_back:
             result, epoch, validation = mean_pooling(self.validation.tokens.dim), 0, self.baseline
@@ -362,15 +362,11 @@ class Trainer:
         )
 
     def _validate(self, phase: Phase) -> tuple[float, float]:
-        """The phase's loss and Spearman on the validation pairs, not a number where the vectors are none.
-
-        One process finds them, so that all choose the same weights.
-        """
+        """The phase's loss and Spearman on the validation pairs; one process finds them, so that all choose the same weights."""
         loss = spearman = 0.0
         if processes.is_first():
             vectors = encode_pairs(self.encoder, self.validation)
-            scores = score_vectors(*vectors, self.validation.labels)
-            loss, spearman = self._loss_of(phase, *vectors), scores.spearman if np.isfinite(scores.mse) else np.nan
+            loss, spearman = self._loss_of(phase, *vectors), score_vectors(*vectors, self.validation.labels).spearman
         loss, spearman = processes.agree([loss, spearman], device_of(self.encoder))
         return loss, spearman
 
