@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from calibration import Calibration
-from cli import make_parser, run_command
-from errors import InputError
-from explanation import Explanation
-from maps import METHODS, interactive_map, to_plane
-from metrics import mae
+from common.cli import make_parser, run_command
+from common.errors import InputError
+from data import STARTER_DEV, STARTER_TEST
+from evaluation.calibration import Calibration
+from evaluation.explanation import Explanation
+from evaluation.maps import METHODS, interactive_map, to_plane
+from evaluation.metrics import mae
 from model import mean_pooling
-from starter import STARTER_DEV, STARTER_TEST
 from text import TextEncoder
-from text_files import MAX_LABEL, TextPairs, read_text_pairs
+from tokens.text_files import MAX_LABEL, TextPairs, read_text_pairs
 
 if TYPE_CHECKING:
     import gradio

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from atomic import ordinary_mode, write_text_atomically
-from backbone import WORD_LAYER, source_of
-from cli import make_parser, run_command
-from errors import InputError
+from common.cli import make_parser, run_command
+from common.errors import InputError
+from common.files import ordinary_mode, write_text_atomically
 from text import TextEncoder
+from tokens.backbone import WORD_LAYER, source_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -72,7 +72,7 @@ def sentence_transformer(encoder: TextEncoder) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
-    from sentence_module import EncoderModule
+    from portable.sentence_module import EncoderModule
 
     backbone, head = encoder.backbone, encoder.head.cpu()
     if backbone.pooled:

@@ -12,31 +12,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from atomic import write_text_atomically
-from checkpoint import load_encoder
-from cli import make_parser, output_file, run_command
+from common.cli import make_parser, output_file, run_command
+from common.errors import InputError
+from common.files import write_text_atomically
 from data import PairData, open_pairs
-from errors import InputError
-from evaluate import check_fits
-from mining import Mining
-from model import SentenceEncoder, mean_pooling
-from retrieval import with_mined_negatives
-from text_files import match_note
-
-BASELINE = "baseline"
-
-
-def mining_encoder(name: str, pairs: PairData) -> SentenceEncoder:
-    """Mean pooling for `baseline`, else the encoder of a checkpoint.
-
-    Raises:
-        InputError: where the checkpoint is missing, or for other tokens.
-    """
-    if name == BASELINE:
-        return mean_pooling(pairs.tokens.dim)
-    encoder = load_encoder(name)
-    check_fits(encoder, pairs)
-    return encoder
+from retrieval.mining import BASELINE, Mining, mining_encoder, with_mined_negatives
+from tokens.text_files import match_note
 
 
 def negative_rows(pairs: PairData, match_label: float) -> str:

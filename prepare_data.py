@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from atomic import write_atomically
-from backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH
-from cli import make_parser, output_folder, run_command
+from common.cli import make_parser, output_folder, run_command
+from common.devices import choose_device
+from common.errors import InputError
+from common.files import write_atomically
 from data import open_pairs, write_dat_pairs
-from devices import choose_device
-from errors import InputError
-from text_files import MAX_LABEL
-from text_store import BackboneSettings, text_store
+from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH
+from tokens.text_files import MAX_LABEL
+from tokens.text_store import BackboneSettings, text_store
 
 
 def load_stsb(folder: Path) -> list[Path]:

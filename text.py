@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from backbone import DEFAULT_MAX_LENGTH, Backbone
-from checkpoint import load_encoder
-from cli import make_parser, output_file, run_command
-from devices import choose_device
-from encoding import check_tokens
-from errors import InputError
-from explanation import Explanation, draw_explanation, token_parts
+from common.cli import make_parser, output_file, run_command
+from common.devices import choose_device
+from common.errors import InputError
+from evaluation.checkpoint import load_encoder
+from evaluation.encoding import check_tokens
+from evaluation.explanation import Explanation, draw_explanation, token_parts
 from model import EncoderConfig, SentenceEncoder, mean_pooling
+from tokens.backbone import DEFAULT_MAX_LENGTH, Backbone
 
 
 @dataclass(frozen=True)

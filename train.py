@@ -21,21 +21,21 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import processes
-from checkpoint import save_encoder
-from cli import PAIRS_HELP, command_to_resume, make_parser, output_file, output_folder, run_command
-from data import PairData, open_pairs, split_by_groups
-from devices import choose_device
-from errors import InputError
-from evaluate import score, score_table
-from lessons import with_lessons
+from common.cli import PAIRS_HELP, command_to_resume, make_parser, output_file, output_folder, run_command
+from common.devices import choose_device
+from common.errors import InputError
+from data import DATA, STARTER_DEV, STARTER_TEST, STARTER_TRAIN, PairData, open_pairs, split_by_groups
+from evaluation.checkpoint import save_encoder
+from evaluation.scores import score, score_table
 from model import mean_pooling
-from recipe import Recipe, add_recipe_arguments, parse_recipe
-from report import data_facts, draw_history, write_history, write_metrics, write_recipe
-from resume import SAVE_SECONDS, SavedRun, identity_of_run
-from starter import DATA, STARTER_DEV, STARTER_TEST, STARTER_TRAIN, has_dat_files
-from text_files import labels_note
-from training import Trained, Trainer
+from tokens.dat_files import has_dat_files
+from tokens.text_files import labels_note
+from training import processes
+from training.distillation import with_teacher_targets
+from training.recipe import Recipe, add_recipe_arguments, parse_recipe
+from training.reports import data_facts, draw_history, write_history, write_metrics, write_recipe
+from training.resume import SAVE_SECONDS, SavedRun, identity_of_run
+from training.trainer import Trained, Trainer
 
 FEW_PAIRS = 30  # a rank correlation of fewer is mostly chance
 
@@ -96,7 +96,7 @@ def main() -> None:
 
 def open_run(options, recipe: Recipe) -> Run:  # type: ignore[no-untyped-def]
     """Find the data that the options name, or the default data."""
-    on_starter = options.data is None and not has_dat_files()
+    on_starter = options.data is None and not has_dat_files(DATA)
     if options.resume and not (options.run_dir or on_starter):
         raise InputError("--resume needs to know which run: give its folder with --run_dir")
     folder = output_folder(options.run_dir or ("runs/starter" if on_starter else f"runs/{time.strftime('%Y%m%d-%H%M%S')}"))
@@ -121,7 +121,7 @@ def open_run(options, recipe: Recipe) -> Run:  # type: ignore[no-untyped-def]
         if pairs is not None and pairs.tokens.dim != training.tokens.dim:
             raise InputError(f"{name} tokens are {pairs.tokens.dim} wide, expected {training.tokens.dim} as the training tokens")
     if options.teacher:
-        training = with_lessons(training, Path(options.teacher), set_aside)
+        training = with_teacher_targets(training, Path(options.teacher), set_aside)
     return Run(Path(options.config or options.preset).stem, training, validation, test, out, folder, split_from)
 
 
@@ -175,7 +175,7 @@ def finish(recipe: Recipe, run: Run, trained: Trained, saved: SavedRun) -> None:
         "split_from": run.split_from,
         "data": {name: data_facts(pairs) for name, pairs in parts.items() if pairs is not None},
         "tokens": dict(run.training.tokens.description),
-        "teacher": run.training.lessons is not None,
+        "teacher": run.training.targets is not None,
     }
     write_metrics(run.folder / "metrics.json", metrics)
     saved.finish(f"{run.out}, weights of epoch {trained.epoch}, validation Spearman {trained.validation.spearman:.4f}")

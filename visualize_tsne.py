@@ -12,16 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from atomic import write_text_atomically
-from checkpoint import load_encoder
-from cli import PAIRS_HELP, make_parser, output_file, run_command
-from data import PairData, open_pairs
-from encoding import encode_pairs
-from errors import InputError
-from evaluate import check_fits, score_vectors
-from maps import METHODS, draw_maps, interactive_map, to_plane
+from common.cli import PAIRS_HELP, make_parser, output_file, run_command
+from common.errors import InputError
+from common.files import write_text_atomically
+from data import STARTER_TRAIN, PairData, open_pairs
+from evaluation.checkpoint import load_encoder
+from evaluation.encoding import check_fits, encode_pairs
+from evaluation.maps import METHODS, draw_maps, interactive_map, to_plane
+from evaluation.scores import score_vectors
 from model import mean_pooling
-from starter import STARTER_TRAIN
 
 
 def sample_pairs(pairs: PairData, sentences: int, seed: int) -> PairData:

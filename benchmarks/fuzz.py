@@ -38,14 +38,14 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from checkpoint import load_encoder, save_encoder
-from cli import make_parser, run_command
-from dat_files import read_label_file, read_token_file
-from errors import InputError
+from common.cli import make_parser, run_command
+from common.errors import InputError
+from evaluation.checkpoint import load_encoder, save_encoder
 from model import EncoderConfig, SentenceEncoder
-from recipe import CONFIGS, add_recipe_arguments, parse_recipe
-from text_files import HEADER_WORDS, read_text_pairs
-from token_store import create_store, open_store, pack_json
+from tokens.dat_files import read_label_file, read_token_file
+from tokens.text_files import HEADER_WORDS, read_text_pairs
+from tokens.token_store import create_store, open_store, pack_json
+from training.recipe import CONFIGS, add_recipe_arguments, parse_recipe
 
 DIM = 3
 REFUSED = "refused"

@@ -12,14 +12,14 @@ import reading
 from matplotlib.figure import Figure
 from timing import goal
 
-from atomic import write_figure_atomically
-from dat_files import read_token_file
+from common.files import write_figure_atomically
 from data import PairData
-from encoding import encode
+from evaluation.encoding import encode
 from model import mean_pooling
-from recipe import Recipe
-from tables import markdown
-from training import Trainer
+from studies.tables import markdown
+from tokens.dat_files import read_token_file
+from training.recipe import Recipe
+from training.trainer import Trainer
 
 TIMES = (1, 3, 10)
 

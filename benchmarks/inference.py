@@ -12,10 +12,10 @@ from timing import goal, time_in_turn
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from backbone import Backbone
-from checkpoint import load_encoder
 from data import PairData
-from tables import markdown
+from evaluation.checkpoint import load_encoder
+from studies.tables import markdown
+from tokens.backbone import Backbone
 
 SENTENCES = 1280
 

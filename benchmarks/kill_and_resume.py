@@ -28,10 +28,10 @@ import numpy as np
 from tqdm import tqdm
 
 import train
-from cli import make_parser, run_command
-from dat_files import write_dat_files
-from errors import InputError
-from text_files import TextPairs
+from common.cli import make_parser, run_command
+from common.errors import InputError
+from tokens.dat_files import write_dat_files
+from tokens.text_files import TextPairs
 
 KILLED_AGAIN = 0.3  # share of the resumed runs that are killed too
 SLOWER = 1.01  # after each kill a whole run is taken to last this much longer, because the machine may be busier than before

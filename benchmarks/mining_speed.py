@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timing import goal, measured_apart, median_and_range, peak_memory
 from torch import Tensor
 
-from tables import markdown
+from studies.tables import markdown
 
 ANCHORS, DOCUMENTS, DIM = 10_000, 100_000, 256
 WAYS = {"sentence-transformers, mine_hard_negatives": "theirs", "**this project**": "project"}
@@ -56,7 +56,7 @@ def mine(way: str) -> int:
     """Three negatives for each anchor, one way; how many were found."""
     anchors, documents = vectors()
     if way == "project":
-        from mining import Mining, mine_negatives
+        from retrieval.mining import Mining, mine_negatives
 
         positives = np.stack([np.arange(ANCHORS)] * 2, axis=1)
         return int((mine_negatives(anchors, documents, positives, Mining(num_negatives=3)).negatives >= 0).sum())

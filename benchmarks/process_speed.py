@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from timing import median_and_range
 
-import processes
 from data import open_pairs
-from recipe import add_recipe_arguments, parse_recipe
-from tables import markdown
-from training import Trainer
+from studies.tables import markdown
+from training import processes
+from training.recipe import add_recipe_arguments, parse_recipe
+from training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,7 +34,7 @@ def measure(stsb: Path, n_processes: int, batch_size: int, epochs: int) -> list[
 
 
 def _measured_here(stsb: Path, batch_size: int, epochs: int) -> None:
-    from cli import make_parser
+    from common.cli import make_parser
 
     torch.set_num_threads(1)
     processes.join(torch.device("cpu"))

@@ -14,8 +14,8 @@ import numpy as np
 from timing import goal, measured_apart, median_and_range, peak_memory
 
 from data import PairData
-from tables import markdown
-from token_rows import format_token_row
+from studies.tables import markdown
+from tokens.token_rows import format_token_row
 
 ROWS = 150  # formatted once and repeated: writing decimal text is slow
 WAYS = {
@@ -41,7 +41,7 @@ def write_token_file(path: Path, pairs: PairData, size: int) -> None:
 def read(way: str, paths: list[Path]) -> None:
     """Read the files, one way."""
     if way == "project":
-        from dat_files import read_token_files
+        from tokens.dat_files import read_token_files
 
         with tempfile.TemporaryDirectory(dir=paths[0].parent) as folder:
             read_token_files(paths, cache_dir=folder)
@@ -73,8 +73,10 @@ def measure(way: str, paths: list[Path]) -> tuple[float, float]:
 
 def _measured_here(way: str, paths: list[Path]) -> None:
     if way == "project":
-        import dat_files
-        import token_store  # noqa: F401
+        from tokens import (
+            dat_files,
+            token_store,  # noqa: F401
+        )
     before = peak_memory()
     begin = time.perf_counter()
     read(way, paths)

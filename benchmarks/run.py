@@ -23,11 +23,11 @@ import text_speed
 import torch
 import training_speed
 
-from atomic import write_text_atomically
-from cli import make_parser, run_command
+from common.cli import make_parser, run_command
+from common.errors import InputError
+from common.files import write_text_atomically
 from data import open_pairs
-from errors import InputError
-from recipe import add_recipe_arguments, parse_recipe
+from training.recipe import add_recipe_arguments, parse_recipe
 
 TABLES = ("inference", "text", "training", "processes", "reading", "mining", "growth")
 HEADER = f"# Speed\n\nMade by `make bench`: {os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}.\n"

@@ -8,10 +8,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 from timing import goal, time_in_turn
 
-from backbone import source_of
 from data import PairData
-from tables import markdown
+from studies.tables import markdown
 from text import TextEncoder
+from tokens.backbone import source_of
 
 SENTENCES = 640
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from backbone import DEFAULT_BACKBONE, source_of
 from data import PairData
-from objective import Columns, phase_loss
-from recipe import Phase, Recipe
-from tables import markdown
-from training import Trainer
+from studies.tables import markdown
+from tokens.backbone import DEFAULT_BACKBONE, source_of
+from training.objective import Columns, phase_loss
+from training.recipe import Phase, Recipe
+from training.trainer import Trainer
 
 FINE_TUNED_BATCHES = 8
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from cli import run_command
-from dat_files import write_dat_files
+from common.cli import run_command
 from data import PairData
-from many_runs import Run
+from studies.runs import Run
 from text import TextEncoder
-from text_files import TextPairs
-from token_store import create_store, open_store, pack_json
+from tokens.dat_files import write_dat_files
+from tokens.text_files import TextPairs
+from tokens.token_store import create_store, open_store, pack_json
 
 ROOT = Path(__file__).parent.parent
 SENTENCES = ["the cat sat", "a dog ran far away", "the dog sat", "cat"]
@@ -168,12 +168,12 @@ def run_here(
 
 @pytest.fixture
 def run_all_here(run_here: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[[Sequence[Run], int], None]:
-    """In place of `many_runs.run_all`: what is not done yet, in the process of the test."""
+    """In place of `studies.runs.run_all`: what is not done yet, in the process of the test."""
 
     def run_all(runs: Sequence[Run], workers: int) -> None:
         for run in runs:
             if not run.is_done():
-                done = run_here(run.script, *run.options, "--run_dir", run.folder)
+                done = run_here(run.command, *run.options, "--run_dir", run.folder, "--out", run.folder / "model.bin")
                 assert done.returncode == 0, done.stderr
 
     return run_all

@@ -11,11 +11,11 @@ from conftest import random_sentences
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common.errors import InputError
 from data import open_pairs, sentence_groups, split_by_groups, training_batches
-from encoding import encode
-from errors import InputError
+from evaluation.encoding import encode
 from model import EncoderConfig, SentenceEncoder, mean_pooling, sentence_lengths
-from token_store import create_store, open_store
+from tokens.token_store import create_store, open_store
 
 many = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 links = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=2, max_size=60)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sampling import batches_without_duplicates, count_batches, random_batches
+from data import batches_without_duplicates, count_batches, random_batches
 
 sizes = st.integers(2, 9)
 seeds = st.integers(0, 1000)

@@ -1,0 +1,1 @@
+"""What every part uses and nothing about sentences: errors, files written whole, options, devices."""

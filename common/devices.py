@@ -1,0 +1,22 @@
+"""Where arithmetic runs: the CPU, or an accelerator."""
+
+from __future__ import annotations
+
+import torch
+
+from common.errors import InputError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; auto takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        InputError: where there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"--device {name} is not there: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,1 @@
+"""What a trained encoder gives: checkpoints, embeddings, scores, calibration, maps, explanations."""

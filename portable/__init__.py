@@ -1,0 +1,1 @@
+"""Code that is copied into exported folders and runs there without this project."""

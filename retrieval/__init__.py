@@ -1,0 +1,1 @@
+"""Finding matches among many sentences: scores, hard negatives, and the pipeline that trains for it."""

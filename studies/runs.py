@@ -1,0 +1,156 @@
+"""The runs of a study: read from YAML, run several at a time, each once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from common.errors import InputError
+from common.yaml_files import read_yaml, what_is_missing
+
+ROOT = Path(__file__).parent.parent
+STUDY_KEYS = ("command", "options", "out", "seeds", "scores", "figure", "report", "data", "arms")
+ARM_KEYS = ("options", "grid", "seeds")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a command that takes `--run_dir` and `--out` and writes `metrics.json` last.
+
+    Attributes:
+        data: name of the data set.
+        arm: name of the arm.
+        settings: values of the arm's grid, by recipe field.
+        seed: the seed.
+        folder: where its files go.
+        command: the script, such as train.py.
+        options: its options, without `--run_dir` and `--out`.
+    """
+
+    data: str
+    arm: str
+    settings: Mapping[str, Any]
+    seed: int
+    folder: Path
+    command: str
+    options: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The arm with its settings."""
+        return ", ".join([self.arm, *(f"{field} {value}" for field, value in self.settings.items())])
+
+    def is_done(self) -> bool:
+        """Whether the run is finished."""
+        return (self.folder / "metrics.json").exists()
+
+    def metrics(self) -> dict[str, Any]:
+        """The contents of metrics.json."""
+        return json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study.
+
+    Attributes:
+        runs: all runs, in the order of the file, the first seed first.
+        scores: names of the scores in the table.
+        figure: names of the scores in the figure, one panel each per data set.
+        report: name of a further report, None without one.
+    """
+
+    runs: list[Run]
+    scores: list[str]
+    figure: list[str]
+    report: str | None
+
+
+def read_study(path: Path) -> Study:
+    """Read a study; studies/sts.yaml shows the format.
+
+    Raises:
+        InputError: if the file is missing or not a study.
+    """
+    contents = read_yaml(path, "a study")
+    _check_keys(path, "the file", contents, STUDY_KEYS)
+    try:
+        arms = {name: arm if isinstance(arm, dict) else {"options": arm} for name, arm in contents["arms"].items()}
+        for name, arm in arms.items():
+            _check_keys(path, f"arm {name}", arm, ARM_KEYS)
+        runs = [
+            _run(contents, str(data), str(source), str(name), arm, dict(zip(arm.get("grid", {}), values, strict=True)), int(seed))
+            for seed in contents["seeds"]
+            for data, source in contents["data"].items()
+            for name, arm in arms.items()
+            if seed in arm.get("seeds", contents["seeds"])
+            for values in product(*arm.get("grid", {}).values())
+        ]
+        return Study(runs, list(contents["scores"]), list(contents["figure"]), contents.get("report"))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"not a study, expected command, options, out, seeds, scores, figure, data and arms ({what_is_missing(error)})",
+            path=path,
+        ) from error
+
+
+def _check_keys(path: Path, place: str, contents: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key in contents:
+        if key not in known:
+            raise InputError(f"{place} has no key {key!r}, expected one of {', '.join(known)}", path=path)
+
+
+def _run(
+    study: Mapping[str, Any], data: str, source: str, name: str, arm: Mapping[str, Any], settings: dict[str, Any], seed: int
+) -> Run:
+    words = {field: value if isinstance(value, str) else json.dumps(value) for field, value in settings.items()}
+    own = [argument for field, word in words.items() for argument in (f"--{field}", word)]
+    options = f"{study['options']} {arm.get('options') or ''}".replace("{data}", source).replace("{seed}", str(seed))
+    parts = [data, name, ",".join(f"{field}={word}" for field, word in words.items()), f"seed-{seed}"]
+    folder = Path(study["out"], *(re.sub(r"[^\w.,=+-]+", "_", part) for part in parts if part))
+    return Run(data, name, settings, seed, folder, study["command"], (*shlex.split(options), "--seed", str(seed), *own))
+
+
+def run_all(runs: Sequence[Run], workers: int) -> None:
+    """Run what is not done yet, `workers` at a time, each on one thread.
+
+    Raises:
+        InputError: if a run fails; its output is in its folder.
+    """
+    if workers < 1:
+        raise InputError(f"--workers is {workers}, expected 1 or more")
+    waiting = [run for run in runs if not run.is_done()]
+    with tqdm(total=len(waiting), unit="run", disable=None) as bar, ThreadPoolExecutor(workers) as pool:
+        try:
+            for run in pool.map(_execute, waiting):
+                bar.set_postfix_str(f"{run.name} on {run.data}, seed {run.seed}", refresh=False)
+                bar.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _execute(run: Run) -> Run:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    log = run.folder / "log.txt"
+    places = ("--run_dir", str(run.folder), "--out", str(run.folder / "model.bin"))
+    with log.open("wb") as file:
+        command = [sys.executable, str(ROOT / run.command), *run.options, *places]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+    if status:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        raise InputError(f"{run.name}, seed {run.seed}, ended with status {status}: {lines[-1] if lines else ''}", path=log)
+    return run

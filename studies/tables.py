@@ -1,0 +1,77 @@
+"""Tables of training runs: a row of CSV per run, and Markdown with mean and standard deviation over seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.files import write_csv_atomically
+
+PARTS = ("validation", "test")
+BASELINE, ENCODER = "mean pooling", "encoder"
+TITLES = {
+    "spearman": "Spearman",
+    "pearson": "Pearson",
+    "mse": "MSE",
+    "mae": "MAE",
+    "mrr": "MRR@10",
+    "recall": "recall@10",
+    "ndcg": "nDCG@10",
+    "average_precision": "average precision",
+}
+
+Row = dict[str, Any]
+
+
+def run_row(data: str, name: str, seed: int, metrics: Mapping[str, Any]) -> Row:
+    """The scores, size and time of a run's metrics.json as one flat row."""
+    row: Row = {"data": data, "encoder": name, "seed": seed}
+    for part in PARTS:
+        for who, scores in metrics.get(part, {}).items():
+            row |= {f"{part} {who} {score}": round(value, 6) for score, value in scores.items() if score in TITLES}
+    return row | {key: metrics[key] for key in ("parameters", "bytes", "seconds") if key in metrics}
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows as CSV."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    write_csv_atomically(path, [columns, *([row.get(column, "") for column in columns] for row in rows)])
+
+
+def summary_table(rows: Sequence[Row], scores: Sequence[str]) -> str:
+    """Markdown: mean pooling and each encoder per data set, over seeds; a part that a run does not have is left empty."""
+    columns = [(part, score) for part in PARTS for score in scores]
+    sizes = [key for key in ("parameters", "bytes") if all(key in row for row in rows)]
+    titles = {"parameters": "parameters", "bytes": "MiB"}
+    lines = []
+    for data in dict.fromkeys(row["data"] for row in rows):
+        on_data = [row for row in rows if row["data"] == data]
+        baselines = {tuple(_cells([row], BASELINE, columns)): row for row in on_data}  # several if seeds chose the split
+        baseline = _cells(list(baselines.values()), BASELINE, columns)
+        lines.append([data, "mean pooling, nothing learned", *baseline, *("0" for _ in sizes), "0", ""])
+        for name in dict.fromkeys(row["encoder"] for row in on_data):
+            group = [row for row in on_data if row["encoder"] == name]
+            size = {"parameters": f"{group[0].get('parameters', 0):,}", "bytes": f"{group[0].get('bytes', 0) / 2**20:.2f}"}
+            seconds = f"{statistics.median(row['seconds'] for row in group):.0f}"
+            lines.append([data, name, *_cells(group, ENCODER, columns), *(size[key] for key in sizes), seconds, str(len(group))])
+    header = ["tokens", "encoder", *(f"{part} {TITLES[score]}" for part, score in columns), *(titles[key] for key in sizes)]
+    return markdown([*header, "seconds", "seeds"], lines)
+
+
+def _cells(rows: Sequence[Row], who: str, columns: Iterable[tuple[str, str]]) -> list[str]:
+    names = [f"{part} {who} {score}" for part, score in columns]
+    return [mean_and_deviation([row[name] for row in rows]) if name in rows[0] else "" for name in names]
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Mean and, of more than one value, standard deviation."""
+    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{deviation}"
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,0 +1,185 @@
+"""The retrieval task against sentence-transformers' evaluator, and the commands of the pipeline from a file to a table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_script, store_pairs
+from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train_retrieval
+from common.cli import run_command
+from data import PairData, open_pairs, split_by_groups
+from evaluation.encoding import encode, encode_pairs
+from model import mean_pooling
+from retrieval.mining import Mining, with_mined_negatives
+from retrieval.scores import find_documents, score_retrieval
+
+DIM = 32
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory) -> PairData:
+    """150 topics of two to four questions each; half of the pairs are of one topic, the others of two neighbours."""
+    rng = np.random.default_rng(0)
+    topics = np.repeat(np.arange(150), rng.integers(2, 5, 150))
+    centres = np.zeros((150, DIM))
+    centres[:, :8] = rng.standard_normal((150, 8))  # the other dimensions are noise, which mean pooling does not know
+    sentences = [(centres[topic] + rng.standard_normal((rng.integers(3, 6), DIM))).astype(np.float32) for topic in topics]
+    same = [(i, j) for i in range(len(topics)) for j in range(i) if topics[i] == topics[j]]
+    other = [(i, int(rng.choice(np.flatnonzero(topics == (topics[i] ^ 1))))) for i, _ in same]  # topics 2n and 2n + 1
+    first, second = np.array(same + other).T
+    labels = np.repeat([1.0, 0.0], [len(same), len(other)]).astype(np.float32)
+    path = tmp_path_factory.mktemp("questions") / "questions.store"
+    text = [f"question {i} of topic {topic}" for i, topic in enumerate(topics)]
+    store_pairs(path, sentences, first, second, labels, text)
+    return open_pairs([path])
+
+
+def test_scores_agree_with_sentence_transformers(questions):
+    part, _ = split_by_groups(questions, 0.4, seed=0)
+    encoder, documents = mean_pooling(DIM), find_documents(questions.tokens, questions, 1)
+    found = score_retrieval(encode(encoder, part.tokens, documents.sentences), part, documents, 1)
+    vectors = encode(encoder, questions.tokens, np.arange(len(questions.tokens)))
+    queries = sorted(set(part.first[part.labels == 1].tolist()))
+    topics = [sentence.split()[-1] for sentence in questions.sentences]
+    relevant = {str(q): {str(d) for d in range(len(topics)) if topics[d] == topics[q] and d != q} for q in queries}
+    hits = []
+    for q in queries:
+        cosines = (vectors @ vectors[q]).tolist()
+        ranked = sorted((d for d in range(len(topics)) if d != q), key=lambda d: -cosines[d])
+        hits.append([{"corpus_id": str(d), "score": cosines[d]} for d in ranked[:10]])
+    corpus = {str(d): "" for d in range(len(topics))}
+    theirs = InformationRetrievalEvaluator({str(q): "" for q in queries}, corpus, relevant).compute_metrics(hits)
+    assert found.mrr == pytest.approx(theirs["mrr@k"][10], abs=1e-9)
+    assert found.recall == pytest.approx(theirs["recall@k"][10], abs=1e-9)
+    assert found.ndcg == pytest.approx(theirs["ndcg@k"][10], abs=1e-9)
+    assert 0.2 < found.mrr < 1 and 0.5 < found.average_precision <= 1
+
+
+def test_a_query_whose_only_match_is_itself_written_twice_does_not_count(questions):
+    """It has nothing to find."""
+    lonely = int(questions.first[0])
+    topic = questions.sentences[lonely].split()[-1]
+    others = questions.select(np.array([questions.sentences[i].split()[-1] != topic for i in questions.first]))
+    scores = []
+    for extra in (0, 1):
+        pairs = replace(
+            others,
+            first=np.append(others.first, [lonely] * extra).astype(int),
+            second=np.append(others.second, [lonely] * extra).astype(int),
+            labels=np.append(others.labels, np.ones(extra, np.float32)),
+        )
+        documents = find_documents(pairs.tokens, pairs, 1)
+        vectors = encode(mean_pooling(DIM), pairs.tokens, documents.sentences)
+        scores.append(score_retrieval(vectors, pairs, documents, 1).mrr)
+    assert scores[0] == scores[1] > 0
+
+
+@pytest.mark.parametrize("num_negatives", [1, 8])
+def test_mined_negatives_never_match_and_come_from_the_same_pairs(questions, num_negatives):
+    training, _ = split_by_groups(questions, 0.4, seed=0)
+    pairs, mined = with_mined_negatives(mean_pooling(DIM), training, 1, Mining(num_negatives, relative_margin=0.1))
+    topics = np.array([int(sentence.split()[-1]) for sentence in questions.sentences])
+    assert pairs.negatives.shape == (len(training), num_negatives)
+    assert (topics[pairs.negatives] != topics[training.first][:, None]).all()
+    assert set(pairs.negatives.ravel()) <= set(training.first) | set(training.second)
+    first, _ = encode_pairs(mean_pooling(DIM), training)
+    negatives = encode(mean_pooling(DIM), training.tokens, pairs.negatives[:, 0])
+    hardest = (first * negatives).sum(1).mean()
+    by_chance = (first * negatives[torch.randperm(len(negatives), generator=torch.Generator().manual_seed(0))]).sum(1).mean()
+    assert hardest > by_chance + 0.1
+    assert mined.report()
+
+
+SMALL = ("--encoder.output_dim", "16", "--encoder.heads", "4", "--encoder.hidden_dim", "16", "--epochs", "3", "--batch_size", "16")
+
+
+@pytest.fixture(scope="module")
+def dataset(questions, tmp_path_factory):
+    path = tmp_path_factory.mktemp("dataset") / "questions.store"
+    sentences = [questions.tokens.sentence(i) for i in range(len(questions.tokens))]
+    store_pairs(path, sentences, questions.first, questions.second, questions.labels, list(questions.sentences))
+    return path
+
+
+def test_the_pipeline_from_one_command(dataset, tmp_path, run_here):
+    out = tmp_path / "run"
+    done = run_script("train_retrieval.py", "--dataset", str(dataset), "--run_dir", str(out), "--tensorboard", *SMALL)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((out / "metrics.json").read_text())
+    test = metrics["test"]
+    assert test["encoder"]["average_precision"] > test["mean pooling"]["average_precision"]
+    assert f"{test['encoder']['mrr']:.4f}" in done.stdout and f"{test['mean pooling']['mrr']:.4f}" in done.stdout
+    assert "negatives for" in done.stdout
+    assert len(list(csv.reader((out / "history.csv").open()))) == 1 + 1 + 3
+    assert list((out / "tensorboard").iterdir()) and (out / "model.bin").exists() and (out / "training.png").exists()
+    scored = run_here("train_retrieval.py", "--dataset", str(dataset), "--evaluate", str(out / "model.bin"))
+    count, table = scored.stdout.split("\n", 1)
+    assert count in done.stdout and table in done.stdout and f"{test['encoder']['mrr']:.4f}" in table, scored.stderr
+    logged = EventAccumulator(str(out / "tensorboard")).Reload().Scalars("loss")
+    assert [event.step for event in logged] == list(range(1, len(logged) + 1)) and len(logged) >= 3
+    command = ["train_retrieval.py", "--dataset", str(dataset), "--run_dir", str(out), *SMALL]
+    resumed = run_here(*command, "--resume")
+    assert f"The run in {out}/ is finished" in resumed.stdout, resumed.stderr
+    again = run_here("train_retrieval.py", "--dataset", str(dataset), "--run_dir", str(tmp_path / "again"), *SMALL)
+    assert (tmp_path / "again" / "model.bin").read_bytes() == (out / "model.bin").read_bytes(), again.stderr
+    mined = run_here("mine_negatives.py", "--data", str(dataset), "--out", str(tmp_path / "negatives.tsv"), "--num_negatives", "2")
+    assert mined.returncode == 0, mined.stderr
+    rows = [line.split("\t") for line in (tmp_path / "negatives.tsv").read_text().splitlines()]
+    assert {len(row) for row in rows} == {4}
+    assert all(row[0].split()[-1] == row[1].split()[-1] not in {row[2].split()[-1], row[3].split()[-1]} for row in rows)
+
+
+BAD = {
+    ("--dataset", "missing.tsv"): "missing.tsv: no such file",
+    (): "no dataset; give --dataset FILE",
+    ("--dataset", "DATA", "--match_label", "7"): "none of the pairs match",
+    ("--dataset", "DATA", "--test_size", "0.9"): "test_size is 0.9, expected above 0 and at most 0.5",
+    ("--dataset", "DATA", "--test_size", "0.5", "--validation_size", "0.5"): "leave nothing for training",
+    ("--dataset", "DATA", "--mining.absolute_margin", "5"): "no negatives: absolute_margin 5.0 skipped",
+    ("--dataset", "DATA", "--mining.num_negatives", "100000"): "documents are too few for num_negatives 100000",
+    ("--dataset", "DATA", "--mining_model", "nothing.bin"): "nothing.bin",
+    ("--dataset", "DATA", "--config", "CONFIG"): "num_negative",
+    ("--dataset", "DATA", "--threads", "0"): "threads",
+    ("--dataset", "DATA", "--evaluate", "model.bin"): "the encoder takes token embeddings 768 wide, these data have 32",
+}
+
+
+@pytest.mark.parametrize("options", BAD, ids=" ".join)
+def test_bad_settings_give_one_line(options, dataset, tmp_path, monkeypatch, capsys):
+    config = tmp_path / "mine.yaml"
+    config.write_text("epochs: 1\nmining: {num_negative: 3}\n")
+    given = [{"DATA": str(dataset), "CONFIG": str(config)}.get(option, option) for option in options]
+    monkeypatch.setattr(sys, "argv", ["train_retrieval.py", *given, "--run_dir", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as ended:
+        run_command(train_retrieval.main)
+    assert ended.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and BAD[options] in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_study_of_retrieval_has_its_scores(dataset, tmp_path, monkeypatch, run_here, run_all_here):
+    monkeypatch.setattr("study.run_all", run_all_here)
+    study, options = tmp_path / "small.yaml", " ".join(SMALL)
+    study.write_text(
+        f"command: train_retrieval.py\noptions: --dataset {{data}}\nout: {tmp_path}/runs\nseeds: [0, 1]\n"
+        f"data: {{questions: {dataset}}}\nscores: [mrr, average_precision]\nfigure: [mrr]\n"
+        f"arms:\n  ranking: --mine false {options}\n  frozen: --epochs 0 {options}\n"
+    )
+    done = run_here("study.py", study, "--results", tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tmp_path / "results" / "small.csv").open()))
+    assert [(row["encoder"], row["seed"]) for row in rows] == [("ranking", "0"), ("frozen", "0"), ("ranking", "1"), ("frozen", "1")]
+    table = (tmp_path / "results" / "small.md").read_text()
+    mean = np.mean([float(row["test encoder mrr"]) for row in rows if row["encoder"] == "ranking"])
+    assert table in done.stdout and f"{mean:.4f} ± " in table and "validation MRR@10 | validation average precision" in table
+    assert f"| mean pooling, nothing learned | {float(rows[0]['validation mean pooling mrr']):.4f} |" in table

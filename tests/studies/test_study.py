@@ -1,0 +1,112 @@
+"""A study on small data: every run once, resumed, summed up."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import last_line, run_script, store_parts
+
+from common.errors import InputError
+from studies.runs import read_study
+from studies.tables import summary_table
+
+SMALL = "--encoder.output_dim 8 --encoder.heads 4 --phases.contrastive.epochs 0 --phases.graded.epochs 1"
+HEAD = """command: train.py
+options: --data {data}/train.store --validation {data}/dev.store --test {data}/test.store
+seeds: [0, 1]
+scores: [spearman]
+figure: [spearman, mse]
+"""
+
+
+@pytest.fixture
+def study(tmp_path) -> Path:
+    """An arm, and one with a grid of two values and a seed of its own, on one data set."""
+    store_parts(tmp_path / "mine", train=80, dev=40, test=40)
+    (tmp_path / "small.yaml").write_text(
+        f"{HEAD}out: {tmp_path}/runs\ndata: {{noisy: {tmp_path}/mine}}\n"
+        f"arms:\n  plain: {SMALL}\n  slow:\n    options: {SMALL}\n    grid: {{learning_rate: [1.0e-9, 1.0e-8]}}\n    seeds: [1]\n"
+    )
+    return tmp_path / "small.yaml"
+
+
+def test_runs_are_made_once_and_summed_up(study, tmp_path, monkeypatch, run_here, run_all_here):
+    monkeypatch.setattr("study.run_all", run_all_here)
+    result = run_here("study.py", study, "--results", tmp_path / "results")
+    assert result.returncode == 0, result.stderr
+    assert "4 of 4 runs" in result.stdout
+    rows = list(csv.DictReader((tmp_path / "results" / "small.csv").open()))
+    assert [(row["encoder"], row["seed"]) for row in rows] == [
+        ("plain", "0"),
+        ("plain", "1"),
+        ("slow, learning_rate 1e-09", "1"),
+        ("slow, learning_rate 1e-08", "1"),
+    ]
+    runs = read_study(study).runs
+    for row, run in zip(rows, runs, strict=True):
+        metrics = json.loads((run.folder / "metrics.json").read_text())
+        assert float(row["test encoder spearman"]) == pytest.approx(metrics["test"]["encoder"]["spearman"], abs=1e-6)
+        assert float(row["validation mean pooling mae"]) == pytest.approx(metrics["validation"]["mean pooling"]["mae"], abs=1e-6)
+        assert metrics["seed"] == int(row["seed"])
+    assert len({run.folder for run in runs}) == 4
+    mean = np.mean([float(row["test encoder spearman"]) for row in rows if row["encoder"] == "plain"])
+    table = (tmp_path / "results" / "small.md").read_text()
+    assert table in result.stdout
+    assert f"{mean:.4f} ± " in table and "| noisy | mean pooling, nothing learned |" in table
+    assert (tmp_path / "results" / "small.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+    done, missing = (runs[i].folder / "metrics.json" for i in (0, 1))
+    before = os.stat(done).st_mtime_ns
+    missing.unlink()
+    partial = run_here("study.py", study, "--results", tmp_path / "results", "--no_runs")
+    assert "3 of 4 runs" in partial.stdout
+    assert "4 of 4 runs" in run_here("study.py", study, "--results", tmp_path / "results").stdout
+    assert os.stat(done).st_mtime_ns == before and missing.exists()
+
+
+def test_a_run_that_fails_is_named_with_its_last_line(study, tmp_path):
+    (tmp_path / "mine" / "train.store").write_bytes(b"nothing")
+    message = last_line(run_script("study.py", study, "--results", tmp_path / "results", "--workers", "1"))
+    assert "log.txt: plain, seed 0, ended with status 2: error: " in message
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[", "out: x", f"{HEAD}out: x\ndata: 3\narms: {{}}", "- 1"])
+def test_files_that_are_no_study(tmp_path, text):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"bad\.yaml:(\d+:)? (not a study|not YAML|expected a study)"):
+        read_study(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize("text", ["sedes: [0]", "arms: {plain: {optoins: x}}"])
+def test_a_misspelt_key_is_named(tmp_path, text):
+    (tmp_path / "bad.yaml").write_text(f"{HEAD}out: x\ndata: {{}}\n{text}\n")
+    with pytest.raises(InputError, match=r"has no key '(sedes|optoins)', expected one of"):
+        read_study(tmp_path / "bad.yaml")
+
+
+def test_the_studies_that_ship_can_be_read_and_their_results_are_theirs():
+    """Each row of a committed table belongs to an arm of its study, and is what the committed CSV says."""
+    for path in (Path(__file__).parents[2] / "studies").glob("*.yaml"):
+        study, results = read_study(path), path.parents[1] / "results"
+        rows = [
+            {key: _number(value) for key, value in row.items() if value != ""}
+            for row in csv.DictReader((results / f"{path.stem}.csv").open())
+        ]
+        known = {(run.data, run.name, run.seed) for run in study.runs}
+        assert {(row["data"], row["encoder"], row["seed"]) for row in rows} == known, path
+        assert (results / f"{path.stem}.md").read_text().startswith(summary_table(rows, study.scores)), path
+
+
+def _number(value: str) -> str | int | float:
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            pass
+    return value

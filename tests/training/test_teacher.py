@@ -1,0 +1,181 @@
+"""A fine-tuned backbone as a teacher, and its lessons: on a tiny backbone made in the test."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import WORDS, last_line
+
+from common.errors import InputError
+from data import PairData, open_pairs, split_by_groups, training_batches
+from tokens.backbone import Backbone
+from tokens.text_store import BackboneSettings, text_store
+from training.distillation import make_pieces, with_teacher_targets
+from training.teacher import Teacher, fine_tune, load_teacher, save_teacher, validate
+
+
+def write_pairs(path: Path, seed: int, n: int = 60) -> Path:
+    """Pairs labelled by whether the words of meaning agree; the other words are noise."""
+    rng, lines = np.random.default_rng(seed), []
+    meaning, noise = WORDS[:3], WORDS[3:]
+    for _ in range(n):
+        first, second = ([*rng.choice(meaning, 2), *rng.choice(noise, 3)] for _ in "ab")
+        lines.append(f"{' '.join(first)}\t{' '.join(second)}\t{2.5 * len({*first[:2]} & {*second[:2]}):g}\n")
+    path.write_text("".join(lines))
+    return path
+
+
+@pytest.fixture
+def pairs(tiny_bert, tmp_path) -> tuple[PairData, PairData]:
+    stores = []
+    for name, seed in (("train", 0), ("dev", 1)):
+        text_store(
+            write_pairs(tmp_path / f"{name}.tsv", seed), BackboneSettings(str(tiny_bert)), store_path=tmp_path / f"{name}.store"
+        )
+        stores.append(open_pairs([tmp_path / f"{name}.store"]))
+    return stores[0], stores[1]
+
+
+@pytest.fixture
+def folder(tiny_bert, tmp_path) -> Path:
+    """A teacher that has not learned anything."""
+    save_teacher(tmp_path / "teacher", Teacher(Backbone(str(tiny_bert), max_length=9)), {"set_aside": None})
+    return tmp_path / "teacher"
+
+
+def test_before_training_it_is_the_mean_pooled_backbone(tiny_bert, pairs):
+    """Against sentence-transformers' encode."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    word = Transformer(str(tiny_bert))
+    theirs = SentenceTransformer(modules=[word, Pooling(word.get_embedding_dimension())], device="cpu")
+    sentences = pairs[0].text().first
+    ours = Teacher(Backbone(str(tiny_bert))).encode(sentences)
+    np.testing.assert_allclose(ours, theirs.encode(sentences, normalize_embeddings=True), atol=1e-5)
+
+
+def test_fine_tuning_learns_and_keeps_the_best_epoch(tiny_bert, pairs):
+    teacher = Teacher(Backbone(str(tiny_bert)))
+    words = teacher.model.get_input_embeddings().weight.clone()
+    before = validate(teacher, pairs[1])
+    best = fine_tune(teacher, *pairs, epochs=4, batch_size=10, learning_rate=3e-3, seed=0)
+    assert best > before + 0.02
+    assert validate(teacher, pairs[1]) == pytest.approx(best)
+    assert torch.equal(teacher.model.get_input_embeddings().weight, words)
+
+
+def test_harmful_fine_tuning_leaves_the_backbone_as_it_was(tiny_bert, pairs):
+    teacher = Teacher(Backbone(str(tiny_bert)))
+    start = copy.deepcopy(teacher.model.state_dict())
+    labels = -np.asarray(pairs[0].labels)
+    upside_down = PairData(pairs[0].tokens, pairs[0].first, pairs[0].second, 5 + labels, pairs[0].sentences)
+    before = validate(teacher, pairs[1])
+    assert fine_tune(teacher, upside_down, pairs[1], epochs=1, batch_size=10, learning_rate=3e-3, seed=0) == before
+    assert all(torch.equal(value, start[name]) for name, value in teacher.model.state_dict().items())
+
+
+def test_a_teacher_survives_its_folder(folder, pairs, tiny_bert):
+    sentences = pairs[0].text().first
+    loaded = load_teacher(folder)
+    assert loaded.backbone.max_length == 9
+    assert torch.equal(loaded.encode(sentences), Teacher(Backbone(str(tiny_bert), max_length=9)).encode(sentences))
+
+
+def test_the_command_writes_a_teacher_and_training_learns_from_it(tiny_bert, pairs, tmp_path, run_here):
+    out = tmp_path / "teacher"
+    stores = ("--data", tmp_path / "train.store", "--validation", tmp_path / "dev.store")
+    result = run_here("teacher.py", *stores, "--backbone", tiny_bert, "--epochs", "1", "--batch_size", "10", "--out", out)
+    assert result.returncode == 0, result.stderr
+    small = ("--phases.contrastive.epochs", "0", "--phases.graded.epochs", "1", "--encoder.output_dim", "8", "--batch_size", "16")
+    places = ("--run_dir", tmp_path / "run", "--out", tmp_path / "model.bin", "--device", "cpu")
+    result = run_here("train.py", "--preset", "distilled", "--teacher", out, *stores, *small, *places)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "model.bin").exists()
+    without = run_here("train.py", "--preset", "distilled", *stores, *small, *places)
+    assert "phase graded learns from a teacher and there is none; give train.py --teacher" in last_line(without)
+    unheard = run_here("train.py", "--teacher", out, *stores, *small, *places)
+    assert "no loss of the recipe learns from it; choose --preset distilled" in last_line(unheard)
+
+
+def test_targets_are_the_teachers_embeddings_of_sentences_and_pieces(folder, pairs):
+    training, teacher = pairs[0], load_teacher(folder)
+    taught = with_teacher_targets(training, folder)
+    for side, sentences in enumerate((training.text().first, training.text().second)):
+        np.testing.assert_allclose(taught.targets.pairs[:, side], teacher.encode(sentences), atol=1e-5)
+    pieces = make_pieces(list(dict.fromkeys(training.text().first + training.text().second)), seed=0)
+    assert len(taught.targets.unlabelled) == len(pieces) == len(taught.tokens) - len(training.tokens) > 50
+    np.testing.assert_allclose(taught.targets.embeddings, teacher.encode(pieces), atol=1e-5)
+    for i in (0, 7, len(pieces) - 1):
+        tokens = taught.tokens.sentence(taught.targets.unlabelled[i])  # of the backbone, here the same as the teacher
+        mean = tokens.mean(0) / np.linalg.norm(tokens.mean(0))
+        np.testing.assert_allclose(mean, taught.targets.embeddings[i], atol=1e-5)
+    some = np.array([3, 1])
+    assert np.array_equal(taught.select(some).targets.pairs, taught.targets.pairs[some])
+
+
+def test_targets_are_made_once_for_the_same_pairs(folder, pairs):
+    with_teacher_targets(pairs[0], folder)
+    (made,) = folder.glob("targets-*.store")
+    before = made.stat().st_mtime_ns
+    with_teacher_targets(pairs[0], folder)
+    assert made.stat().st_mtime_ns == before
+    with_teacher_targets(pairs[0].select(np.arange(30)), folder)
+    assert len(list(folder.glob("targets-*.store"))) == 2
+
+
+def test_batches_carry_the_teacher_in_the_order_of_their_sentences(folder, pairs):
+    """Tokens and teacher are of the same backbone: mean-pooled tokens must be the teacher's vectors."""
+    taught = with_teacher_targets(pairs[0], folder)
+    for batch in training_batches(taught, 16, np.random.default_rng(0), unlabelled=5):
+        pooled = torch.cat([tokens.sum(1) for tokens, _ in batch.buckets])[batch.position]
+        assert len(pooled) == 2 * (len(batch.labels) + 5)
+        np.testing.assert_allclose(torch.nn.functional.normalize(pooled, dim=1), batch.teacher, atol=1e-5)
+    everything = next(training_batches(taught, 16, np.random.default_rng(0), unlabelled=10**6))
+    assert len(everything.position) == 2 * (16 + len(taught.targets.unlabelled) // 2)
+
+
+def test_where_the_backbone_of_the_tokens_is_unknown_there_are_no_pieces(folder, pairs):
+    unknown = replace(pairs[0], tokens=replace(pairs[0].tokens, description={}))
+    taught = with_teacher_targets(unknown, folder)
+    assert len(taught.targets.unlabelled) == 0 and taught.targets.pairs.shape == (60, 2, 16)
+    batch = next(training_batches(taught, 16, np.random.default_rng(0), unlabelled=5))
+    assert len(batch.position) == len(batch.teacher) == 32
+
+
+def test_pairs_set_aside_are_the_same_for_teacher_and_training(tiny_bert, pairs, tmp_path, run_here):
+    out = tmp_path / "teacher"
+    options = ("--data", tmp_path / "train.store", "--backbone", tiny_bert, "--epochs", "1", "--batch_size", "10")
+    assert run_here("teacher.py", *options, "--out", out).returncode == 0
+    training, validation = split_by_groups(pairs[0], 0.1, 0)
+    taught = with_teacher_targets(training, out, {"fraction": 0.1, "seed": 0})
+    assert len(taught.targets.pairs) == len(training) == 60 - len(validation)
+    with pytest.raises(InputError, match="with --seed 1"):
+        with_teacher_targets(training, out, {"fraction": 0.1, "seed": 1})
+
+
+def test_pieces_are_of_the_words_of_the_sentences_and_none_is_known():
+    sentences = ["a b c d e f", "g h i j", "k l", "a"]
+    pieces = make_pieces(sentences, seed=1)
+    assert pieces == make_pieces(sentences, seed=1) != make_pieces(sentences, seed=2)
+    assert len(set(pieces)) == len(pieces) and not set(pieces) & set(sentences)
+    assert {word for piece in pieces for word in piece.split()} <= set("abcdefghijkl")
+    assert make_pieces(["one"], seed=0) == [] == make_pieces([], seed=0)
+
+
+def test_folders_that_are_no_teacher(tmp_path, pairs):
+    with pytest.raises(InputError, match="not a teacher, expected a folder that teacher"):
+        with_teacher_targets(pairs[0], tmp_path)
+
+
+def test_pairs_without_text_are_one_clear_line(challenge, tmp_path, run_here):
+    (challenge / "sentences.dat").unlink()
+    assert "text of these pairs is not known" in last_line(
+        run_here("teacher.py", "--data", challenge, "--validation", challenge, "--out", tmp_path / "teacher", "--batch_size", "4")
+    )
+    assert not (tmp_path / "teacher").exists()

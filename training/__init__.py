@@ -1,0 +1,1 @@
+"""From a recipe and pairs to the best encoder: recipes, the loop, teachers, resuming, reports."""
