@@ -1,15 +1,14 @@
 # make train            set up, prepare the starter pairs, train, evaluate, draw
 # make test             set up, run the tests
 # make lint             check style and types
-# make trust            kill runs and damage files, KILLS=200 and INPUTS=100000 times: hours
 # make judge            check model.py and model.bin as a judge will: Python 3.12, torch 2.3.0 and nothing else
-# make study STSB=DIR   the study in results/sts.md, from DIR/train.csv, dev.csv, test.csv: hours on two cores, resumable
-# make model STSB=DIR   model.bin as it ships and its pictures: half an hour
+# make trust            kill runs and damage files, KILLS=200 and INPUTS=100000 times: hours
+# make model STSB=DIR   model.bin as shipped, and its pictures: half an hour
+# make study NAME=sts   results/sts.md: hours on two cores, resumable; sts and compression need STSB=DIR (train.csv,
+#                       dev.csv, test.csv), retrieval needs QUESTIONS=FILE
 # make bench STSB=DIR   results/speed.md: everything that is said about speed, on an idle machine
 # make train-retrieval DATASET=FILE   train to find matches; train-tb with TensorBoard; mine for the negatives alone;
-#                                     evaluate for the scores of MODEL=FILE on the parts that training sets aside
-# make study-retrieval QUESTIONS=FILE   the table in results/retrieval.md: half an hour, resumable
-# make study-compression STSB=DIR   the tables in results/compression.md and four figures: half an hour on one core, resumable
+#                                     evaluate for the scores of MODEL=FILE on the parts set aside
 # make demo             a page in the browser: compare two sentences, rank lines, see the map
 # make export           model.bin as a folder for sentence-transformers: exported/
 # make clean            remove what was made here, but not model.bin
@@ -19,10 +18,10 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 STSB ?= data/stsb
+DATASET ?= data/questions.tsv
 WORKERS ?= 2
 
-.PHONY: help train test lint check judge trust study model bench train-retrieval train-tb evaluate mine study-retrieval study-compression \
-	demo export clean
+.PHONY: help train test lint check judge trust study model bench train-retrieval train-tb evaluate mine demo export clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
@@ -74,16 +73,21 @@ $(JUDGE)/bin/python:
 	$$found -m venv $(JUDGE) && \
 	$(JUDGE)/bin/pip install --quiet --disable-pip-version-check torch==2.3.0 "numpy<2" || { rm -rf $(JUDGE); exit 1; }
 
-# The study of the README: four kinds of token embeddings, nine arms, three seeds. A run that is done is not repeated.
+# Studies. A run that is done is not repeated.
+NAME ?= sts
 KINDS := stsb stsb-word stsb-early stsb-static
 SEEDS := 0 1 2
+QUESTIONS ?= $(DATASET)
+needs_sts := $(KINDS:%=stores/%/test.store) $(SEEDS:%=stores/teacher-%/teacher.json)
+needs_compression := stores/stsb-pooled/test.store
+needs_retrieval := stores/questions/questions.store
 
-study: $(KINDS:%=stores/%/test.store) $(SEEDS:%=stores/teacher-%/teacher.json)
-	$(RUN) study.py studies/sts.yaml
+study: $(needs_$(NAME)) | .venv/installed
+	$(RUN) study.py studies/$(NAME).yaml
 
-# Small vectors: sentence embeddings, one token for each sentence.
-study-compression: stores/stsb-pooled/test.store
-	$(RUN) study_compression.py studies/compression.yaml
+stores/questions/questions.store: | .venv/installed
+	mkdir -p $(@D)/text && cp $(QUESTIONS) $(@D)/text/questions.tsv
+	$(RUN) prepare_data.py $(@D)/text/questions.tsv --out $(@D)
 
 stores/stsb-pooled/test.store: | .venv/installed
 	$(RUN) prepare_data.py $(STSB)/train.csv $(STSB)/dev.csv $(STSB)/test.csv --out $(@D) --pooled
@@ -111,8 +115,6 @@ bench: stores/stsb/test.store .venv/with-tests
 	$(INSTALL) -r benchmarks/requirements.txt
 	$(RUN) benchmarks/run.py --stsb stores/stsb --out results/speed.md
 
-# Finding matches: labelled pairs of sentences in DATASET.
-DATASET ?= data/questions.tsv
 MODEL ?= model.bin
 
 KILLS ?= 200
@@ -134,15 +136,6 @@ evaluate: .venv/installed
 mine: .venv/installed
 	$(RUN) mine_negatives.py --data $(DATASET) --out negatives.tsv
 
-QUESTIONS ?= $(DATASET)
-
-study-retrieval: stores/questions/questions.store
-	$(RUN) study_retrieval.py studies/retrieval.yaml
-
-stores/questions/questions.store: | .venv/installed
-	mkdir -p $(@D)/text && cp $(QUESTIONS) $(@D)/text/questions.tsv
-	$(RUN) prepare_data.py $(@D)/text/questions.tsv --out $(@D)
-
 # Where people already work: the browser, sentence-transformers.
 EXPORTED ?= exported
 
@@ -150,7 +143,7 @@ demo: .venv/with-demo
 	$(RUN) demo.py --model $(MODEL)
 
 results/demo.png: .venv/with-tests
-	DEMO_PICTURE=$@ $(RUN) -m pytest tests/test_demo.py -k browser
+	DEMO_PICTURE=$@ $(RUN) -m pytest tests/commands/test_demo.py -k browser
 
 export: .venv/installed
 	$(RUN) export.py --model $(MODEL) --out $(EXPORTED)

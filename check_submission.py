@@ -1,12 +1,12 @@
-"""What a judge will do with model.py and model.bin, before the judge does it. Needs torch and nothing else.
+"""Check model.py and model.bin as a judge will use them. Needs torch only.
 
 Examples:
 
     python check_submission.py
     python check_submission.py --model submission/model.py --checkpoint submission/model.bin --json
 
-Both files are copied into an empty folder and used there by a new process, on one thread. It prints a table of checks with
-their figures. Exit status 0: all passed; 1: some failed; 2: a file is missing.
+Copies both files into an empty folder, loads them there in a new process with one thread, and prints a table of checks.
+Exit status 0: all passed; 1: some failed; 2: a file is missing.
 """
 
 from __future__ import annotations
@@ -22,213 +22,186 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_BYTES = 20 * 2**20
 TOKEN_DIM = 768
-LONGEST = 512  # tokens
-TOLERANCE = 1e-6  # of a unit vector's length and of what must not change it
-TIMED_SENTENCES, TIMED_LENGTH = 512, 20
-PATIENCE = 600  # seconds
+TOLERANCE = 1e-6
+TIMEOUT_SECONDS = 600
 
 
-@dataclass(frozen=True)
-class Check:
-    """The outcome of one check and its figure."""
+class Check(NamedTuple):
+    """The result of one check; `figure` is what it measured or found."""
 
     name: str
     passed: bool
     figure: str
 
 
-class Judge:
-    """Runs the checks one after the other; one that raises has failed, and says with what."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.checks: list[Check] = []
-        self.state: dict[str, Any] = {}
-        self.model: Any = None
-
-    def run(self) -> list[Check]:
-        """All checks; those that need the model only where it loads."""
-        self._check("size", self._size)
-        self._check("imports", self._imports)
-        self._check("checkpoint holds tensors only", self._checkpoint)
-        self._check("get_model and strict loading", self._load)
-        if self.checks[-1].passed:
-            self._check("output", self._output)
-            self._check("unit length", self._unit_length)
-            self._check("more padding changes nothing", self._padding)
-            self._check("other sentences change nothing", self._batch)
-            self._check("sentence without tokens", self._empty)
-            self._check("length 1", lambda: self._length(1))
-            self._check(f"length {LONGEST}", lambda: self._length(LONGEST))
-            self._check("the same every time", self._deterministic)
-            self._check("speed, one thread", self._speed)
-            self._check("peak memory", self._memory)
-        return self.checks
-
-    def _check(self, name: str, check: Callable[[], tuple[bool, str]]) -> None:
-        try:
-            passed, figure = check()
-        except Exception as error:  # whatever a submission raises is its outcome
-            passed, figure = False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        self.checks.append(Check(name, passed, figure))
-
-    def _size(self) -> tuple[bool, str]:
-        size = (self.folder / "model.bin").stat().st_size
-        return size <= MAX_BYTES, f"{size / 2**20:.2f} MiB of at most 20"
-
-    def _imports(self) -> tuple[bool, str]:
-        """Every import statement in the file, also those inside functions."""
-        names = set()
-        for node in ast.walk(ast.parse((self.folder / "model.py").read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                names |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                names.add((node.module or "").split(".")[0] if not node.level else ".")
-        others = sorted(names - sys.stdlib_module_names - {"torch"})
-        return not others, f"also {', '.join(others)}" if others else "torch and the standard library"
-
-    def _checkpoint(self) -> tuple[bool, str]:
-        import torch
-
-        self.state = torch.load("model.bin", map_location="cpu", weights_only=True)
-        others = sorted(name for name, value in self.state.items() if not isinstance(value, torch.Tensor))
-        return not others, f"no tensor: {', '.join(others)}" if others else f"{len(self.state)} tensors"
-
-    def _load(self) -> tuple[bool, str]:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            self.model = importlib.import_module("model").get_model()
-            self.model.load_state_dict(self.state)
-            self.model.eval()
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        width = getattr(getattr(self.model, "config", None), "input_dim", TOKEN_DIM)
-        if width != TOKEN_DIM:
-            return False, f"takes tokens {width} wide, the challenge's are {TOKEN_DIM}"
-        return not caught, f"warns: {caught[0].message}" if caught else f"{parameters:,} parameters"
-
-    def _output(self) -> tuple[bool, str]:
-        import torch
-
-        vectors = self._encode(_tokens(3, 7))
-        right = vectors.dim() == 2 and len(vectors) == 3 and vectors.dtype == torch.float32 and not vectors.requires_grad
-        return right, f"{tuple(vectors.shape)} {vectors.dtype}".replace("torch.", "")
-
-    def _unit_length(self) -> tuple[bool, str]:
-        return _within(self._encode(_tokens(64, 20)).norm(dim=1) - 1)
-
-    def _padding(self) -> tuple[bool, str]:
-        import torch
-
-        tokens = _tokens(8, 9)
-        return _within(self._encode(torch.cat([tokens, torch.zeros(8, 40, TOKEN_DIM)], dim=1)) - self._encode(tokens))
-
-    def _batch(self) -> tuple[bool, str]:
-        """Alone, and among sentences of other lengths."""
-        import torch
-
-        tokens = torch.zeros(16, 40, TOKEN_DIM)
-        for row in range(16):
-            tokens[row, : 2 * row + 1] = _tokens(1, 2 * row + 1, seed=row)[0]
-        alone = torch.cat([self._encode(_tokens(1, 2 * row + 1, seed=row)) for row in range(16)])
-        return _within(self._encode(tokens) - alone)
-
-    def _empty(self) -> tuple[bool, str]:
-        import torch
-
-        vectors = self._encode(torch.cat([torch.zeros(1, 5, TOKEN_DIM), _tokens(1, 5)]))
-        return _within(vectors.norm(dim=1) - 1)
-
-    def _length(self, length: int) -> tuple[bool, str]:
-        return _within(self._encode(_tokens(2, length)).norm(dim=1) - 1)
-
-    def _deterministic(self) -> tuple[bool, str]:
-        """Twice, and by a second model loaded from the file."""
-        import torch
-
-        tokens = _tokens(8, 12)
-        second = importlib.import_module("model").get_model()
-        second.load_state_dict(torch.load("model.bin", map_location="cpu", weights_only=True))
-        with torch.inference_mode():
-            same = torch.equal(self._encode(tokens), self._encode(tokens))
-            same = same and torch.equal(self._encode(tokens), second.eval()(tokens))
-        return same, "the same bits" if same else "different bits"
-
-    def _speed(self) -> tuple[bool, str]:
-        """The faster of three passes over batches of 128; a figure, not a demand."""
-        batches = _tokens(TIMED_SENTENCES, TIMED_LENGTH).split(128)
-        seconds = []
-        for _ in range(3):
-            begin = time.perf_counter()
-            for batch in batches:
-                self._encode(batch)
-            seconds.append(time.perf_counter() - begin)
-        return True, f"{TIMED_SENTENCES / min(seconds):,.0f} sentences of {TIMED_LENGTH} tokens per second"
-
-    def _memory(self) -> tuple[bool, str]:
-        """Of the whole process, torch included; a figure, not a demand."""
-        try:
-            import resource
-        except ImportError:
-            return True, "not known on this system"
-        unit = 1 if sys.platform == "darwin" else 1024
-        return True, f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:,.0f} MiB with torch"
-
-    def _encode(self, tokens: Any) -> Any:
-        import torch
-
-        with torch.inference_mode():
-            return self.model(tokens)
+def _size() -> tuple[bool, str]:
+    size = Path("model.bin").stat().st_size
+    return size <= MAX_BYTES, f"{size / 2**20:.2f} MiB of at most 20"
 
 
-def _tokens(sentences: int, length: int, seed: int = 0) -> Any:
-    """Random token embeddings `(sentences, length, 768)`."""
+def _imports() -> tuple[bool, str]:
+    names = set()
+    for node in ast.walk(ast.parse(Path("model.py").read_text(encoding="utf-8"))):  # also imports inside functions
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").split(".")[0] if not node.level else ".")
+    others = sorted(names - sys.stdlib_module_names - {"torch"})
+    return not others, f"also {', '.join(others)}" if others else "torch and the standard library"
+
+
+def _tensors_only() -> tuple[bool, str]:
+    import torch  # not at the top of the file: --help is fast, and a missing torch is an error of one line
+
+    state = torch.load("model.bin", map_location="cpu", weights_only=True)
+    others = sorted(name for name, value in state.items() if not isinstance(value, torch.Tensor))
+    return not others, f"not a tensor: {', '.join(others)}" if others else f"{len(state)} tensors"
+
+
+def _loading() -> tuple[bool, str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = _load_model()
+    input_dim = getattr(getattr(model, "config", None), "input_dim", TOKEN_DIM)
+    if input_dim != TOKEN_DIM:
+        return False, f"takes {input_dim}-dimensional tokens, the challenge's have {TOKEN_DIM} dimensions"
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return not caught, f"warns: {caught[0].message}" if caught else f"{parameters:,} parameters"
+
+
+def _load_model() -> Any:
     import torch
 
-    return torch.randn(sentences, length, TOKEN_DIM, generator=torch.Generator().manual_seed(seed))
+    model = importlib.import_module("model").get_model()
+    model.load_state_dict(torch.load("model.bin", map_location="cpu", weights_only=True))
+    model.eval()
+    return model
 
 
-def _within(difference: Any) -> tuple[bool, str]:
-    """Whether values are zero within the tolerance; NaN is not."""
+def _output(model: Any) -> tuple[bool, str]:
+    embeddings = model(_random_tokens([7] * 3))
+    dtype = str(embeddings.dtype).removeprefix("torch.")
+    return embeddings.dim() == 2 and len(embeddings) == 3 and dtype == "float32", f"{tuple(embeddings.shape)} {dtype}"
+
+
+def _unit_length(model: Any, lengths: Sequence[int]) -> tuple[bool, str]:
+    return _near_zero(model(_random_tokens(lengths)).norm(dim=1) - 1)
+
+
+def _batch(model: Any) -> tuple[bool, str]:
+    import torch
+
+    lengths = range(1, 32, 2)
+    alone = torch.cat([model(_random_tokens([length], seed=row)) for row, length in enumerate(lengths)])
+    return _near_zero(model(_random_tokens(lengths, width=40)) - alone)
+
+
+def _deterministic(model: Any) -> tuple[bool, str]:
+    tokens = _random_tokens([12] * 8)
+    first = model(tokens)
+    same = first.equal(model(tokens)) and first.equal(_load_model()(tokens))
+    return same, "the same bits" if same else "different bits"
+
+
+def _speed(model: Any) -> tuple[bool, str]:
+    batches = _random_tokens([20] * 512).split(128)
+    seconds = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        for batch in batches:
+            model(batch)
+        seconds.append(time.perf_counter() - begin)
+    return True, f"{512 / min(seconds):,.0f} sentences of 20 tokens per second"
+
+
+def _memory(_: Any) -> tuple[bool, str]:
+    try:
+        import resource
+    except ImportError:
+        return True, "not known on this system"
+    unit = 1 if sys.platform == "darwin" else 1024
+    return True, f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:,.0f} MiB with torch"
+
+
+def _random_tokens(lengths: Sequence[int], *, width: int = 0, seed: int = 0) -> Any:
+    """Random token embeddings `(B, T, 768)`; the tokens of row i depend only on `seed + i` and its length."""
+    import torch
+
+    tokens = torch.zeros(len(lengths), width or max(lengths), TOKEN_DIM)
+    for row, length in enumerate(lengths):
+        tokens[row, :length] = torch.randn(length, TOKEN_DIM, generator=torch.Generator().manual_seed(seed + row))
+    return tokens
+
+
+def _near_zero(difference: Any) -> tuple[bool, str]:
     largest = difference.abs().max().item()
     return largest <= TOLERANCE, f"{largest:.1e} of at most {TOLERANCE:.0e}"
 
 
-def judge(model: Path, checkpoint: Path) -> list[Check]:
-    """Copy the two files into an empty folder and check them there, in a process that sees nothing else of this project."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        for name, path in (("model.py", model), ("model.bin", checkpoint)):
-            (folder / name).write_bytes(path.read_bytes())
-        # -I: the process looks for modules neither here, nor where PYTHONPATH says.
-        command = [sys.executable, "-I", str(Path(__file__).resolve()), "--inside", temporary]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        try:
-            done = subprocess.run(
-                command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
-            )
-            return [Check(**check) for check in json.loads((folder / "checks.json").read_text(encoding="utf-8"))]
-        except subprocess.TimeoutExpired:
-            return [Check("ends", False, f"still busy after {PATIENCE} seconds")]
-        except (OSError, ValueError, TypeError):
-            said = (done.stderr.strip() or "nothing").splitlines()[-1]
-            return [Check("ends", False, f"the process ended with status {done.returncode} and said: {said}")]
+FILE_CHECKS = {
+    "size": _size,
+    "imports": _imports,
+    "checkpoint holds tensors only": _tensors_only,
+    "get_model and strict loading": _loading,
+}
+MODEL_CHECKS = {
+    "output": _output,
+    "unit length": lambda model: _unit_length(model, [20] * 64),
+    "padding invariance": lambda model: _near_zero(model(_random_tokens([9] * 8, width=49)) - model(_random_tokens([9] * 8))),
+    "batch invariance": _batch,
+    "sentence without tokens": lambda model: _unit_length(model, [0, 5]),
+    "1 token": lambda model: _unit_length(model, [1, 1]),
+    "512 tokens": lambda model: _unit_length(model, [512, 512]),
+    "deterministic": _deterministic,
+    "speed, one thread": _speed,  # this and memory are figures only: they always pass
+    "peak memory": _memory,
+}
 
 
-def _judge_inside(folder: Path) -> None:
+def run_checks(folder: Path) -> None:
+    """Check the files in a folder and write checks.json there; the model is checked only if it loads."""
     import torch
 
     torch.set_num_threads(1)
     os.chdir(folder)
     sys.path.insert(0, str(folder))
-    checks = [asdict(check) for check in Judge(folder).run()]
-    (folder / "checks.json").write_text(json.dumps(checks), encoding="utf-8")
+    checks = [_run(name, check) for name, check in FILE_CHECKS.items()]
+    if checks[-1].passed:
+        model = _load_model()
+        with torch.inference_mode():
+            checks += [_run(name, check, model) for name, check in MODEL_CHECKS.items()]
+    Path("checks.json").write_text(json.dumps(checks), encoding="utf-8")
+
+
+def _run(name: str, check: Any, *arguments: Any) -> Check:
+    try:
+        return Check(name, *check(*arguments))
+    except Exception as error:  # any exception of a submission is a failed check
+        return Check(name, False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+
+def judge(model: Path, checkpoint: Path) -> list[Check]:
+    """Copy both files into an empty folder and check them there, in a process that cannot import this project."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "model.py").write_bytes(model.read_bytes())
+        (folder / "model.bin").write_bytes(checkpoint.read_bytes())
+        command = [sys.executable, "-I", __file__, "--inside", temporary]  # -I keeps this folder and PYTHONPATH out of sys.path
+        try:
+            process = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            return [Check("completes", False, f"still running after {TIMEOUT_SECONDS} seconds")]
+        results = folder / "checks.json"
+        if results.exists():
+            return [Check(*check) for check in json.loads(results.read_text(encoding="utf-8"))]
+        message = (process.stderr.strip() or "no message").splitlines()[-1]
+        return [Check("completes", False, f"the process exited with status {process.returncode}: {message}")]
 
 
 def main() -> int:
@@ -242,11 +215,11 @@ def main() -> int:
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
-        _judge_inside(options.inside)
+        run_checks(options.inside)
         return 0
     for path in (options.model, options.checkpoint):
         if not path.is_file():
-            print(f"error: {path}: no such file, expected what is to be submitted (--model, --checkpoint)", file=sys.stderr)
+            print(f"error: {path}: no such file, expected the file to submit (--model, --checkpoint)", file=sys.stderr)
             return 2
     try:
         import torch
@@ -257,7 +230,7 @@ def main() -> int:
     passed = all(check.passed for check in checks)
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     if options.json:
-        print(json.dumps({"passed": passed, "checks": [asdict(check) for check in checks], "versions": versions}, indent=2))
+        print(json.dumps({"passed": passed, "checks": [check._asdict() for check in checks], "versions": versions}, indent=2))
     else:
         width = max(len(check.name) for check in checks)
         for check in checks:

@@ -1,4 +1,4 @@
-"""A page in the browser: two sentences compared, lines ranked by a query, the map of the starter sentences.
+"""A page in the browser: compare two sentences, rank lines by a query, see a map of the starter sentences.
 
 python demo.py
 """
@@ -9,8 +9,8 @@ import html
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +20,9 @@ from common.cli import make_parser, run_command
 from common.errors import InputError
 from data import STARTER_DEV, STARTER_TEST
 from evaluation.calibration import Calibration
+from evaluation.checkpoint import DEFAULT_CHECKPOINT
 from evaluation.explanation import Explanation
-from evaluation.maps import METHODS, interactive_map, to_plane
+from evaluation.maps import METHODS, interactive_map, project_to_2d
 from evaluation.metrics import mae
 from model import mean_pooling
 from text import TextEncoder
@@ -33,52 +34,19 @@ if TYPE_CHECKING:
 
 EXAMPLE = ("A man plays a guitar on the street.", "Somebody makes music outside.")
 EXAMPLE_QUERY = "How do I get rid of a stain?"
-EXAMPLE_LINES = """Red wine comes out of a tablecloth with salt and cold water.
+EXAMPLE_LINES = """Salt and cold water take red wine out of a tablecloth.
 The tablecloth is red.
-Wash the mark at once, before it dries.
+Rinse the spot right away, before it dries.
 Trains to the coast leave every hour.
-A stainless pan lasts for decades."""
-LONGEST_HEAT_MAP = 48  # tokens; a larger table cannot be read
-CSS = """
-.score {font-size: 2.6rem; font-weight: 650; line-height: 1.1}
-.score small, .note {font-size: .9rem; font-weight: 400; opacity: .75}
-.scale {height: .6rem; border-radius: .3rem; background: #8884; margin: .5rem 0 1rem}
-.scale div {height: 100%; border-radius: .3rem; background: #2563eb}
-.note {margin: .6rem 0}
-table.figures, .shares table {width: auto; border: 0 !important}
-.figures {border-collapse: collapse; margin: .5rem 0 1rem}
-.figures tr, .shares tr {border: 0 !important; background: none !important}
-.figures td, .figures th {padding: .15rem 1.2rem .15rem 0; text-align: left; border: 0 !important}
-.tokens {line-height: 2.2; margin: .2rem 0 .8rem; overflow-wrap: anywhere}
-.tokens span {padding: .2rem .35rem; margin: 0 .1rem; border-radius: .3rem; color: #111; white-space: nowrap}
-.shares {overflow-x: auto; margin-top: .3rem}
-.shares table {border-collapse: separate; border-spacing: 1px; font-size: .8rem}
-.shares th {font-weight: 400; padding: .1rem .4rem; text-align: right; border: 0 !important; white-space: nowrap}
-.shares thead th {writing-mode: vertical-rl; transform: rotate(180deg); text-align: left; padding: .3rem .1rem}
-.shares td {min-width: 1.7rem; height: 1.5rem; border: 0 !important; padding: 0}
-.ranks {list-style: none; padding: 0; margin: 0}
-.ranks li {display: flex; gap: .8rem; padding: .35rem 0; border-top: 1px solid #8883; overflow-wrap: anywhere}
-.ranks b {min-width: 3.2rem; font-variant-numeric: tabular-nums}
-"""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Labels 0-5 from an encoder's cosines, and by how much they are off on pairs that they were not fitted on."""
-
-    calibration: Calibration
-    error: float
-
-    def label(self, cosine: float) -> float:
-        """The label, 0-5, of one cosine."""
-        return float(self.calibration.predict(np.array([cosine]))[0])
+A stainless steel pan lasts for decades."""
+MAX_HEAT_MAP = 48  # tokens; a larger table is unreadable
 
 
 class Demo:
-    """What the page shows, as HTML: the trained encoder beside mean pooling of the same tokens."""
+    """The page's contents as HTML: the trained encoder compared with mean pooling of the same tokens."""
 
     def __init__(self, encoder: TextEncoder) -> None:
-        """Fit labels 0-5 to cosines on the starter pairs' validation part; measure them on the test part."""
+        """Calibrate cosines to labels 0-5 on the starter validation pairs and measure the error on the test pairs."""
         self.encoder = encoder
         self.baseline = TextEncoder(mean_pooling(encoder.backbone.dim), backbone=encoder.backbone)
         self.validation, self.test = read_text_pairs(STARTER_DEV), read_text_pairs(STARTER_TEST)
@@ -87,70 +55,76 @@ class Demo:
             self.validation.second + self.test.second,
             np.concatenate([self.validation.labels, self.test.labels]),
         )
-        vectors = encode_with_heads([encoder, self.baseline], self.pairs.first + self.pairs.second)
-        self.vectors = vectors[0]
-        self.fit, self.baseline_fit = map(self._fit, vectors)
+        embeddings = encode_with_heads([encoder, self.baseline], self.pairs.first + self.pairs.second)
+        self.embeddings = embeddings[0]
+        self.calibration, self.error = self._calibrate(embeddings[0])
+        self.baseline_calibration, self.baseline_error = self._calibrate(embeddings[1])
 
-    def _fit(self, vectors: np.ndarray) -> Fit:
-        first, second = np.split(vectors, 2)
-        validation, test = np.split((first * second).sum(1), [len(self.validation.labels)])
+    def _calibrate(self, embeddings: np.ndarray) -> tuple[Calibration, float]:
+        """The calibration from cosine to label, and its mean absolute error on the test pairs."""
+        first, second = np.split(embeddings, 2)
+        validation, test = np.split((first * second).sum(1), [len(self.validation)])
         calibration = Calibration(validation, self.validation.labels)
-        return Fit(calibration, mae(calibration.predict(test), self.test.labels))
+        return calibration, mae(calibration.predict(test), self.test.labels)
 
     def compare(self, first: str, second: str) -> str:
-        """The similarity of two sentences, 0-5, both cosines, and the tokens shaded by their weight."""
+        """The similarity of two sentences, 0-5, both cosines, and the tokens shaded by their pooling weight."""
         if not first.strip() or not second.strip():
-            return '<p class="note">Type two sentences.</p>'
+            return '<p class="note">Enter two sentences.</p>'
         explanation = self.encoder.explain(first, second)
-        label = self.fit.label(explanation.similarity)
+        (label,) = self.calibration.predict(np.array([explanation.similarity]))
         baseline = float(self.baseline.similarity(first, second))
+        (baseline_label,) = self.baseline_calibration.predict(np.array([baseline]))
         return f"""
-<div class="score" id="score">{label:.1f} <small>of {MAX_LABEL:g}</small></div>
+<div class="score" id="score">{label:.1f} <small>out of {MAX_LABEL:g}</small></div>
 <div class="scale" aria-hidden="true"><div style="width: {label / MAX_LABEL:.0%}"></div></div>
 <table class="figures"><tr><th></th><th>cosine</th><th>similarity</th></tr>
 <tr><td>trained encoder</td><td>{explanation.similarity:.3f}</td><td>{label:.1f}</td></tr>
-<tr><td>mean pooling</td><td>{baseline:.3f}</td><td>{self.baseline_fit.label(baseline):.1f}</td></tr></table>
-{self._cut_note([first, second])}
-<div>How much pooling listens to each token:</div>
+<tr><td>mean pooling</td><td>{baseline:.3f}</td><td>{baseline_label:.1f}</td></tr></table>
+{self._truncation_note([first, second])}
+<div>How much each token counts (darker means more):</div>
 {_shaded(explanation.first, explanation.first_weights)}
 {_shaded(explanation.second, explanation.second_weights)}
 {_heat_map(explanation)}
-<p class="note">Similarity: labels 0-5 fitted to cosines on {len(self.validation.labels)} labelled starter pairs; on
-{len(self.test.labels)} others it is off by {self.fit.error:.1f} on average, mean pooling by {self.baseline_fit.error:.1f}.</p>"""
+<p class="note">Similarity is the cosine calibrated to the labels, 0-5, of {len(self.validation)} starter pairs. On {len(self.test)}
+held-out pairs its mean absolute error is {self.error:.1f}, compared with {self.baseline_error:.1f} for mean pooling.</p>"""
 
     def rank(self, query: str, lines: str) -> str:
-        """Lines by their similarity to a query."""
+        """Lines ranked by their cosine with a query."""
         documents = [line.strip() for line in lines.splitlines() if line.strip()]
         if not query.strip() or not documents:
-            return '<p class="note">Type a query, and one line or more to rank.</p>'
+            return '<p class="note">Enter a query and at least one line to rank.</p>'
         matches = self.encoder.rank(query, documents)
         items = "".join(f"<li><b>{match.similarity:.3f}</b><span>{html.escape(match.document)}</span></li>" for match in matches)
-        return f'{self._cut_note([query, *documents])}<ol class="ranks">{items}</ol><p class="note">Cosine with the query.</p>'
+        note = '<p class="note">Each score is the cosine with the query.</p>'
+        return f'{self._truncation_note([query, *documents])}<ol class="ranks">{items}</ol>{note}'
 
-    def _cut_note(self, sentences: Sequence[str]) -> str:
-        backbone = self.encoder.backbone
-        _, cut = backbone.tokenize(sentences)
-        return f'<p class="note">Cut to {backbone.max_length} tokens: {cut} of {len(sentences)} texts.</p>' if cut else ""
+    def _truncation_note(self, sentences: Sequence[str]) -> str:
+        _, truncated = self.encoder.backbone.tokenize(sentences)
+        if not truncated:
+            return ""
+        limit = self.encoder.backbone.max_length
+        return f'<p class="note">Only the first {limit} tokens are used ({truncated} of {len(sentences)} texts truncated).</p>'
 
     def map(self) -> go.Figure:
-        """The starter sentences of validation and test, each shown under the pointer."""
-        title = f"{len(self.vectors)} starter sentences"
-        return interactive_map({title: to_plane(self.vectors)}, self.pairs, METHODS["tsne"])
+        """An interactive map of the starter sentences of both parts."""
+        title = f"{len(self.embeddings)} starter sentences"
+        return interactive_map({title: project_to_2d(self.embeddings)}, self.pairs, METHODS["tsne"])
 
 
 @torch.inference_mode()
 def encode_with_heads(encoders: Sequence[TextEncoder], sentences: Sequence[str]) -> list[np.ndarray]:
-    """What the `encode` of each gives, `(n, output_dim)`, for encoders that share a backbone: it runs once."""
+    """The embeddings `(n, output_dim)` of each encoder, for encoders that share a backbone; it runs only once."""
     backbone = encoders[0].backbone
-    vectors = [np.empty((len(sentences), encoder.output_dim), dtype=np.float32) for encoder in encoders]
-    for numbers, tokens, lengths in backbone.batches(backbone.tokenize(sentences)[0], batch_size=32):
-        for encoder, rows in zip(encoders, vectors, strict=True):
-            rows[numbers] = encoder.head(tokens, lengths).cpu().numpy()
-    return vectors
+    embeddings = [np.empty((len(sentences), encoder.output_dim), dtype=np.float32) for encoder in encoders]
+    for rows, tokens, lengths in backbone.batches(backbone.tokenize(sentences)[0], batch_size=32):
+        for encoder, of_encoder in zip(encoders, embeddings, strict=True):
+            of_encoder[rows] = encoder.head(tokens, lengths).cpu().numpy()
+    return embeddings
 
 
 def _shaded(tokens: Sequence[str], weights: np.ndarray) -> str:
-    """A sentence's tokens, darker where pooling listens more."""
+    """A sentence's tokens, darker for a larger weight."""
     spans = (
         f'<span style="background: {_colour(weight / weights.max())}" title="{weight:.1%}">{html.escape(token)}</span>'
         for token, weight in zip(tokens, weights, strict=True)
@@ -159,9 +133,9 @@ def _shaded(tokens: Sequence[str], weights: np.ndarray) -> str:
 
 
 def _heat_map(explanation: Explanation) -> str:
-    """What each pair of tokens adds, as a table that opens; nothing for texts too long to read it."""
+    """The share of each token pair as a collapsible table; empty if the sentences are too long for one."""
     shares = explanation.shares
-    if max(shares.shape) > LONGEST_HEAT_MAP:
+    if max(shares.shape) > MAX_HEAT_MAP:
         return ""
     largest = np.abs(shares).max()
     columns = "".join(f"<th>{html.escape(token)}</th>" for token in explanation.second)
@@ -172,15 +146,15 @@ def _heat_map(explanation: Explanation) -> str:
         for token, row in zip(explanation.first, shares, strict=True)
     )
     return f"""<details><summary>Where the cosine comes from</summary>
-<p class="note">What each token of the first sentence (rows) adds together with each of the second (columns).
-All of them sum to {explanation.similarity:.3f}; blue takes away.</p>
+<p class="note">What each pair of tokens contributes: rows are the first sentence, columns the second. Orange raises the cosine,
+blue lowers it, and all cells add up to {explanation.similarity:.3f}.</p>
 <div class="shares"><table><thead><tr><th></th>{columns}</tr></thead>{"".join(rows)}</table></div></details>"""
 
 
 def _colour(strength: float) -> str:
-    """White at 0, orange at 1, blue at -1; dark text can be read on all of them."""
-    far = np.array([251, 146, 60] if strength > 0 else [96, 165, 250])
-    red, green, blue = (255 + abs(strength) * (far - 255)).astype(int)
+    """White at 0, orange at 1, blue at -1; dark text is readable on all of them."""
+    extreme = np.array([251, 146, 60] if strength > 0 else [96, 165, 250])
+    red, green, blue = (255 + abs(strength) * (extreme - 255)).astype(int)
     return f"rgb({red}, {green}, {blue})"
 
 
@@ -203,23 +177,33 @@ def build_page(demo: Demo) -> gradio.Blocks:
             ranked = gr.HTML(demo.rank(EXAMPLE_QUERY, EXAMPLE_LINES), elem_id="ranked")
             gr.on([rank.click, query.submit], demo.rank, [query, lines], ranked, show_progress="minimal")
         with gr.Tab("Map") as tab:
-            gr.Markdown("Touch a point, or move the pointer over it, to read its sentence.")
+            gr.Markdown("Hover over a point, or tap it, to read its sentence.")
             plot = gr.Plot(show_label=False, elem_id="map")
             tab.select(cache(demo.map), None, plot)
     return page
 
 
-def start(demo: Demo, **options: Any) -> str:
-    """Start the server in the background and return the page's address; `gradio.Blocks.launch` says what else it takes."""
+def start(demo: Demo, host: str = "127.0.0.1", port: int | None = None) -> str:
+    """Start the server in the background and return the page's address; without a port, the first free one from 7860."""
     gr = _import_gradio()
-    # Fonts of the system: the default ones would come from another server.
+    # System fonts: gradio's default ones are loaded from another server.
     theme = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    page = build_page(demo)
-    quiet = {"quiet": True, "prevent_thread_lock": True, "share": False, "footer_links": []}
     try:
-        return page.launch(theme=theme, css=CSS, **{**quiet, **options})[1]
+        _, address, _ = build_page(demo).launch(
+            server_name=host,
+            server_port=port,
+            theme=theme,
+            css_paths=Path(__file__).with_name("demo.css"),
+            footer_links=[],
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+        )
     except OSError as error:
-        raise InputError(f"no page at --host {options.get('server_name')} --port {options.get('server_port')}: {error}") from error
+        place = host if port is None else f"{host}:{port}"
+        reason = str(error).split(". ", 1)[0]  # what follows is advice about gradio's own options
+        raise InputError(f"cannot serve the page at {place}: {reason}; choose another --host or --port") from error
+    return address
 
 
 def _import_gradio() -> Any:
@@ -234,18 +218,17 @@ def _import_gradio() -> Any:
 def main() -> None:
     """Command line."""
     parser = make_parser("demo.py", __doc__)
-    parser.add_argument("--model", default="model.bin", help="checkpoint")
+    parser.add_argument("--model", default=DEFAULT_CHECKPOINT, help="checkpoint (default: model.bin beside the program)")
     parser.add_argument("--backbone", help="hub name or local folder (default: the one the checkpoint was trained on)")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 makes the page reachable from other machines")
     parser.add_argument("--port", type=int, help="(default: the first free one from 7860)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     options = parser.parse_args()
     if options.port is not None and not 0 < options.port < 2**16:
         raise InputError(f"--port is {options.port}, expected 1 to 65535")
-    _import_gradio()
+    _import_gradio()  # fail before the encoder is loaded
     demo = Demo(TextEncoder(options.model, backbone=options.backbone, device=options.device))
-    print("Stop with Ctrl-C.", flush=True)
-    print(start(demo, server_name=options.host, server_port=options.port), flush=True)
+    print(f"{start(demo, options.host, options.port)} (stop with Ctrl-C)", flush=True)
     threading.Event().wait()
 
 

@@ -1,8 +1,8 @@
-"""The trained encoder as a folder that sentence-transformers loads.
+"""Export the encoder and its backbone as a sentence-transformers model folder.
 
     python export.py --model model.bin --out exported
 
-In Python, where this project need not be:
+The folder loads without this project:
 
     from sentence_transformers import SentenceTransformer
     model = SentenceTransformer("exported", trust_remote_code=True)
@@ -10,7 +10,6 @@ In Python, where this project need not be:
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,27 +19,28 @@ import torch
 from common.cli import make_parser, run_command
 from common.errors import InputError
 from common.files import ordinary_mode, write_text_atomically
+from evaluation.checkpoint import DEFAULT_CHECKPOINT
 from text import TextEncoder
-from tokens.backbone import WORD_LAYER, source_of
+from tokens.backbone import DEFAULT_MAX_LENGTH, WORD_LAYER, source_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-CARD = """---
+MODEL_CARD = """---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
 tags: [sentence-transformers, sentence-similarity, feature-extraction]
 ---
 # Sentence encoder
 
-Turns a sentence into a vector of {dim} numbers and unit length; the cosine of two is their similarity.
+Maps a sentence to a {dim}-dimensional embedding of unit length. Compare embeddings by cosine similarity.
 
 ```python
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("{folder}"{trust})
-vectors = model.encode(["A man plays a guitar.", "Somebody makes music."])
-print(model.similarity(vectors[0], vectors[1]))
+embeddings = model.encode(["A man plays a guitar.", "Somebody makes music."])
+print(model.similarity(embeddings[0], embeddings[1]))
 ```
 
 {code}
@@ -49,25 +49,23 @@ print(model.similarity(vectors[0], vectors[1]))
 | --- | --- |
 | backbone | {backbone} |
 | hidden states | {layers} |
-| encoder on top | {architecture}, {parameters:,} parameters |
-| longest sentence | {max_length} tokens, longer ones are cut |
+| head | {architecture}, {parameters:,} parameters |
+| max length | {max_length} tokens, longer sentences are truncated |
 
-It was made with the training package for lightweight sentence encoders. The licences of the backbone and of the data it was
-trained on apply.
+The licences of the backbone and of its training data apply.
 """
-ITS_OWN_CODE = """sentence-transformers asks for `trust_remote_code=True` before it runs code that is not its own. Here that is
-`sentence_module.py` and `model.py` in this folder, and nothing else."""
-NO_CODE = "It consists of modules of sentence-transformers alone."
+CUSTOM_CODE = "`trust_remote_code=True` lets sentence-transformers run `sentence_module.py` and `model.py` in this folder."
+NO_CUSTOM_CODE = "The model contains only sentence-transformers modules."
 
 
 def sentence_transformer(encoder: TextEncoder) -> SentenceTransformer:
-    """The same encoder as a SentenceTransformer, on the CPU; it shares the weights of the head.
+    """Convert an encoder to a SentenceTransformer on the CPU, which shares the head's weights.
 
-    Mean pooling of one layer, with or without a projection, becomes modules of sentence-transformers; any other head becomes
-    this project's own.
+    Mean pooling of the last layer, with or without a projection, becomes sentence-transformers modules; any other head becomes
+    an EncoderModule.
 
     Raises:
-        InputError: where it takes word embeddings, which sentence-transformers does not hand on, or sentence embeddings.
+        InputError: if the head takes sentence embeddings or word embeddings, which a SentenceTransformer cannot give it.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
@@ -76,17 +74,17 @@ def sentence_transformer(encoder: TextEncoder) -> SentenceTransformer:
 
     backbone, head = encoder.backbone, encoder.head.cpu()
     if backbone.pooled:
-        raise InputError("the encoder takes sentence embeddings (--pooled), and this export hands on tokens")
+        raise InputError("the encoder takes sentence embeddings (--pooled), export supports token embeddings only")
     layers = backbone.layers.replace(" ", "").split(",")
     if WORD_LAYER in layers:
-        raise InputError(
-            f"the encoder takes word embeddings (layers {backbone.layers}), which sentence-transformers cannot give it"
-        )
+        raise InputError(f"the encoder takes word embeddings (layers {backbone.layers}), export supports hidden states only")
     plain = layers == ["-1"] and head.config.architecture in ("mean", "projection")
-    source = source_of(backbone.name)
-    dtype = {"dtype": torch.float32}
-    states = {} if plain else {"output_hidden_states": True}
-    transformer = Transformer(source, max_seq_length=backbone.max_length, model_kwargs=dtype, config_kwargs=states)
+    transformer = Transformer(
+        source_of(backbone.name),
+        max_seq_length=backbone.max_length,
+        model_kwargs={"dtype": torch.float32},
+        config_kwargs={} if plain else {"output_hidden_states": True},
+    )
     transformer.tokenizer.padding_side = "right"
     transformer.tokenizer.pad_token = transformer.tokenizer.pad_token or transformer.tokenizer.eos_token  # some have none
     modules: list[torch.nn.Module] = [transformer]
@@ -102,33 +100,31 @@ def sentence_transformer(encoder: TextEncoder) -> SentenceTransformer:
 
 
 def export(encoder: TextEncoder, folder: Path) -> None:
-    """Write a folder that `SentenceTransformer(folder)` loads, whole or not at all.
+    """Write a folder that `SentenceTransformer(folder)` loads; nothing remains of it if writing fails.
 
     Raises:
-        InputError: where the folder is there already, or see `sentence_transformer`.
+        InputError: if the folder exists, or the encoder cannot be exported.
     """
     if folder.exists():
         raise InputError("exists already, expected a new folder", path=folder)
     model = sentence_transformer(encoder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        model.save_pretrained(str(temporary), create_model_card=False)
-        write_text_atomically(temporary / "README.md", _card(encoder, folder.name, (temporary / "sentence_module.py").exists()))
-        for path in (temporary, *temporary.rglob("*")):
-            path.chmod(ordinary_mode(0o777 if path.is_dir() else 0o666))  # mkdtemp and safetensors make private ones
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        written = Path(temporary, folder.name)
+        model.save_pretrained(str(written), create_model_card=False)
+        has_code = (written / "sentence_module.py").exists()
+        write_text_atomically(written / "README.md", _model_card(encoder, folder.name, has_code))
+        for path in written.rglob("*.safetensors"):
+            path.chmod(ordinary_mode(0o666))  # safetensors makes them private
+        written.rename(folder)
 
 
-def _card(encoder: TextEncoder, name: str, own_code: bool) -> str:
-    return CARD.format(
+def _model_card(encoder: TextEncoder, name: str, has_code: bool) -> str:
+    return MODEL_CARD.format(
         dim=encoder.output_dim,
         folder=name,
-        trust=", trust_remote_code=True" if own_code else "",
-        code=ITS_OWN_CODE if own_code else NO_CODE,
+        trust=", trust_remote_code=True" if has_code else "",
+        code=CUSTOM_CODE if has_code else NO_CUSTOM_CODE,
         backbone=encoder.backbone.name,
         layers=encoder.backbone.layers,
         architecture=encoder.head.config.architecture,
@@ -140,10 +136,10 @@ def _card(encoder: TextEncoder, name: str, own_code: bool) -> str:
 def main() -> None:
     """Command line."""
     parser = make_parser("export.py", __doc__)
-    parser.add_argument("--model", default="model.bin", help="checkpoint")
-    parser.add_argument("--out", default="exported", help="the folder to make")
+    parser.add_argument("--model", default=DEFAULT_CHECKPOINT, help="checkpoint (default: model.bin beside the program)")
+    parser.add_argument("--out", default="exported", help="folder to write")
     parser.add_argument("--backbone", help="hub name or local folder (default: the one the checkpoint was trained on)")
-    parser.add_argument("--max_length", type=int, default=256, help="tokens of a sentence that are kept")
+    parser.add_argument("--max_length", type=int, default=DEFAULT_MAX_LENGTH, help="tokens per sentence; longer ones are truncated")
     options = parser.parse_args()
     encoder = TextEncoder(options.model, backbone=options.backbone, max_length=options.max_length, device="cpu")
     export(encoder, Path(options.out))

@@ -23,6 +23,7 @@ Six architectures share one form: pooling, then a head, then scaling to unit len
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -96,34 +97,9 @@ class SentenceEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.tokens_from: dict[str, Any] = {}  # backbone, layers and pooled of the training tokens
-        self.pooling: nn.Module
-        self.head: nn.Module
-        if config.architecture == "hybrid":
-            self.pooling = HybridPooling(config.input_dim, config.heads)
-            self.head = ResidualHead(config.input_dim, config.output_dim, config.hidden_dim, config.dropout)
-        elif config.architecture == "published":
-            self.pooling = PublishedPooling(config.input_dim)
-            self.head = nn.Linear(PUBLISHED_TOKEN_DIM, config.output_dim)
-        elif config.architecture == "gated":
-            self.pooling = HybridPooling(config.input_dim, config.heads)
-            self.head = GatedHead(config.input_dim, config.output_dim, config.hidden_dim, config.dropout)
-        elif config.architecture == "projection":
-            self.pooling = MeanPooling()
-            self.head = nn.Linear(config.input_dim, config.output_dim)
-            nn.init.orthogonal_(self.head.weight)
-            nn.init.zeros_(self.head.bias)
-        elif config.architecture == "twin":
-            self.pooling = MeanPooling()
-            self.head = narrowing_mlp(config.input_dim, *TWIN_DIMS, config.output_dim)
-        elif config.architecture == "mean":
-            if config.output_dim != config.input_dim:
-                raise ValueError(f"output_dim is {config.output_dim}, but mean pooling keeps input_dim {config.input_dim}")
-            self.pooling = MeanPooling()
-            self.head = nn.Identity()
-        else:
-            raise ValueError(
-                f"architecture is {config.architecture!r}, expected hybrid, published, gated, projection, twin or mean"
-            )
+        if config.architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture is {config.architecture!r}, expected one of {', '.join(ARCHITECTURES)}")
+        self.pooling, self.head = ARCHITECTURES[config.architecture](config)
 
     def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Encode a batch.
@@ -143,7 +119,7 @@ class SentenceEncoder(nn.Module):
         if tokens.shape[1] == 0:
             tokens = tokens.new_zeros(tokens.shape[0], 1, tokens.shape[2])
         if lengths is None:
-            if tokens.device.type == "cpu" and tokens[:, -1].sum(1).all():  # no padding, as in a batch of one
+            if tokens.device.type == "cpu" and tokens[:, -1, 0].all():  # no padding, as usual in a batch of one
                 return self.pooling(tokens, None)
             lengths = sentence_lengths(tokens)
         return self.pooling(*without_common_padding(tokens, lengths))
@@ -227,30 +203,18 @@ class HybridPooling(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
         """`(B, T, D)` and lengths `(B,)`, None without padding, to `(B, D)`."""
-        weights = self.token_weights(tokens, lengths)
-        if lengths is None:
-            sentences, _, dim = tokens.shape
-            by_head = torch.bmm(weights, tokens).view(sentences, self.heads, self.heads, dim // self.heads)
-            return by_head.diagonal(dim1=1, dim2=2).transpose(1, 2).reshape(sentences, dim)
-        return self._without_padding(weights, tokens, lengths)
-
-    def _without_padding(self, weights: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """The weighted sum over real tokens only: each bag is one head of one sentence, each row one head of one token.
-
-        Half of a padded batch is padding, and `embedding_bag` reads the rest once where `bmm` reads all of it.
-        """
         sentences, positions, dim = tokens.shape
-        is_token = torch.arange(positions, device=tokens.device) < lengths[:, None, None]
-        is_token = is_token.expand(sentences, self.heads, positions)
-        row = (torch.arange(sentences * positions, device=tokens.device) * self.heads).view(sentences, 1, positions)
-        row = row + torch.arange(self.heads, device=tokens.device)[:, None]
-        bag_sizes = lengths.repeat_interleave(self.heads)
+        weights = self.token_weights(tokens, lengths)
+        if sentences == 1:  # a product per head takes fewer calls
+            return torch.bmm(weights.transpose(0, 1), tokens.view(positions, self.heads, -1).transpose(0, 1)).view(1, dim)
+        # One bag per sentence and head, of that head's dimensions of each token: tokens are read once.
+        first_rows = torch.arange(sentences * positions, device=tokens.device).view(sentences, 1, positions) * self.heads
+        rows = first_rows + torch.arange(self.heads, device=tokens.device)[:, None]
         return F.embedding_bag(
-            row[is_token],
+            rows.view(-1, positions),
             tokens.reshape(-1, dim // self.heads),
-            bag_sizes.cumsum(0) - bag_sizes,
             mode="sum",
-            per_sample_weights=weights[is_token],
+            per_sample_weights=weights.reshape(-1, positions),
         ).view(sentences, dim)
 
     def token_weights(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
@@ -260,7 +224,7 @@ class HybridPooling(nn.Module):
         else:  # one product for all sentences is faster than one each
             flat = self.score.weight @ tokens.reshape(-1, tokens.shape[2]).T
             scores = flat.view(self.heads, *tokens.shape[:2]).transpose(0, 1)
-        return mixed_weights(scores, lengths, self.attention_share.sigmoid()[:, None])
+        return mixed_weights(scores, lengths, self.attention_share.sigmoid().unsqueeze(1))
 
 
 class PublishedPooling(nn.Module):
@@ -298,26 +262,22 @@ class ResidualHead(nn.Module):
             self.departure = nn.Sequential(
                 nn.LayerNorm(output_dim), nn.Linear(output_dim, hidden_dim), nn.GELU(), nn.Dropout(dropout), last
             )
+            self.layers: tuple[Any, ...] = tuple(self.departure)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """`(B, D)` to `(B, output_dim)`."""
         if self.training:
             pooled = self.dropout(pooled)
-        projected = _linear(self.projection, pooled)
+        projected = F.linear(pooled, self.projection.weight, self.projection.bias)
         if self.departure is None:
             return projected
-        layers: list[Any] = list(self.departure)
-        norm, first, _, dropout, last = layers
-        hidden = F.layer_norm(projected, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-        hidden = F.gelu(_linear(first, hidden))
+        # What self.departure(projected) computes: calling its modules would take a tenth of the time of a single sentence.
+        norm, first, _, dropout, last = self.layers
+        hidden = torch.layer_norm(projected, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        hidden = F.gelu(F.linear(hidden, first.weight, first.bias))
         if self.training:
             hidden = dropout(hidden)
-        return projected + _linear(last, hidden)
-
-
-def _linear(layer: nn.Linear, values: Tensor) -> Tensor:
-    """What `layer(values)` returns: calling modules takes a tenth of the time of a single sentence."""
-    return F.linear(values, layer.weight, layer.bias)
+        return projected + F.linear(hidden, last.weight, last.bias)
 
 
 class GatedHead(nn.Module):
@@ -338,12 +298,54 @@ class GatedHead(nn.Module):
         return self.mlp(normed) + self.gate.sigmoid() * self.linear(normed)
 
 
-def narrowing_mlp(*dims: int) -> nn.Sequential:
-    """Linear layers from each width to the next, `(B, dims[0])` to `(B, dims[-1])`, with ReLU between them."""
+def _hybrid(config: EncoderConfig) -> tuple[nn.Module, nn.Module]:
+    """The default architecture."""
+    pooling = HybridPooling(config.input_dim, config.heads)
+    return pooling, ResidualHead(config.input_dim, config.output_dim, config.hidden_dim, config.dropout)
+
+
+def _published(config: EncoderConfig) -> tuple[nn.Module, nn.Module]:
+    """The published architecture."""
+    return PublishedPooling(config.input_dim), nn.Linear(PUBLISHED_TOKEN_DIM, config.output_dim)
+
+
+def _gated(config: EncoderConfig) -> tuple[nn.Module, nn.Module]:
+    """A typical challenge entry."""
+    pooling = HybridPooling(config.input_dim, config.heads)
+    return pooling, GatedHead(config.input_dim, config.output_dim, config.hidden_dim, config.dropout)
+
+
+def _projection(config: EncoderConfig) -> tuple[nn.Module, nn.Module]:
+    """Mean pooling and a linear layer, started orthogonal."""
+    head = nn.Linear(config.input_dim, config.output_dim)
+    nn.init.orthogonal_(head.weight)
+    nn.init.zeros_(head.bias)
+    return MeanPooling(), head
+
+
+def _twin(config: EncoderConfig) -> tuple[nn.Module, nn.Module]:
+    """The published architecture for small embeddings: mean pooling, then narrowing layers with ReLU between them."""
     layers: list[nn.Module] = []
-    for narrower, (before, after) in enumerate(pairwise(dims)):
-        layers += [nn.ReLU()] * (narrower > 0) + [nn.Linear(before, after)]
-    return nn.Sequential(*layers)
+    for before, after in pairwise((config.input_dim, *TWIN_DIMS, config.output_dim)):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return MeanPooling(), nn.Sequential(*layers[:-1])
+
+
+def _mean(config: EncoderConfig) -> tuple[nn.Module, nn.Module]:
+    """The baseline."""
+    if config.output_dim != config.input_dim:
+        raise ValueError(f"output_dim is {config.output_dim}, but mean pooling keeps input_dim {config.input_dim}")
+    return MeanPooling(), nn.Identity()
+
+
+ARCHITECTURES: dict[str, Callable[[EncoderConfig], tuple[nn.Module, nn.Module]]] = {
+    "hybrid": _hybrid,
+    "published": _published,
+    "gated": _gated,
+    "projection": _projection,
+    "twin": _twin,
+    "mean": _mean,
+}
 
 
 def sentence_lengths(tokens: Tensor) -> Tensor:
@@ -392,8 +394,8 @@ def unit_length(vectors: Tensor) -> Tensor:
     """Scale `(B, K)` to length 1; a zero vector becomes the first unit vector, and NaN stays NaN."""
     norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     if norms.device.type == "cpu" and len(norms):
-        shortest, longest = (norm.item() for norm in norms.detach().aminmax())
-        if SAFE_NORMS[0] < shortest and longest < SAFE_NORMS[1]:
+        shortest, longest = norms.detach().aminmax()
+        if SAFE_NORMS[0] < shortest.item() and longest.item() < SAFE_NORMS[1]:
             return vectors / norms
     first_axis = torch.eye(1, vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
     largest = vectors.detach().abs().amax(1, keepdim=True)

@@ -1,11 +1,12 @@
-"""A teacher for distillation: the whole backbone, fine-tuned on the training pairs.
+"""Fine-tune a whole backbone on the training pairs, as a teacher for distillation.
+
+Examples:
 
     python teacher.py --data train.csv --validation dev.csv --out teacher
     python train.py --preset distilled --data train.csv --validation dev.csv --teacher teacher
 
-It needs the text of the pairs: a .csv or .tsv file, a store made from one, or .dat files with the file of
-sentences. The teacher is large and slow and stays here; training the encoder copies its similarities. On two
-cores STS-B takes about ten minutes.
+The text of the pairs must be known: a .csv or .tsv file, a store made from one, or .dat files with the
+sentences. The trained encoder works without the teacher. STS-B takes about ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ def main() -> None:
     """Command line."""
     parser = make_parser("teacher.py", __doc__)
     parser.add_argument("--data", nargs="+", required=True, help=f"training pairs with their text: {PAIRS_HELP}")
-    parser.add_argument("--validation", nargs="+", help="pairs to choose the best epoch by (default: the part train.py sets aside)")
-    parser.add_argument("--out", default="teacher", help="the folder to write")
-    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, help="model on the Hugging Face hub or local folder")
-    parser.add_argument("--max_length", type=int, default=DEFAULT_MAX_LENGTH, help="longest sentence in tokens")
+    parser.add_argument("--validation", nargs="+", help="pairs that choose the best epoch (default: the part train.py sets aside)")
+    parser.add_argument("--out", default="teacher", help="folder to write")
+    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, help="Hugging Face model name or local folder")
+    parser.add_argument("--max_length", type=int, default=DEFAULT_MAX_LENGTH, help="tokens per sentence; longer ones are truncated")
     parser.add_argument("--epochs", type=int, default=4, help="passes over the training pairs")
-    parser.add_argument("--batch_size", type=int, default=32, help="pairs in a batch")
-    parser.add_argument("--learning_rate", type=float, default=3e-5, help="the peak")
-    parser.add_argument("--seed", type=int, default=0, help="of order, dropout, and the part set aside")
-    parser.add_argument("--device", default="cpu", help="where the backbone runs: cpu, cuda, mps")
-    parser.add_argument("--bfloat16", action="store_true", help="half precision: faster on processors that have it")
-    parser.add_argument("--cache_dir", help="folder for token stores, instead of beside their sources")
+    parser.add_argument("--batch_size", type=int, default=32, help="pairs per batch")
+    parser.add_argument("--learning_rate", type=float, default=3e-5, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0, help="random seed, also of the validation split")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, mps")
+    parser.add_argument("--bfloat16", action="store_true", help="half precision, faster if the hardware supports it")
+    parser.add_argument("--cache_dir", help="folder for token stores (default: next to the data)")
     options = parser.parse_args()
     out = output_folder(options.out)
     pairs = open_pairs(options.data, cache_dir=options.cache_dir)
     if options.batch_size < 2 or options.epochs < 1 or options.learning_rate <= 0:
-        raise InputError("expected --batch_size of 2 or more, --epochs of 1 or more, --learning_rate above 0")
+        raise InputError("expected --batch_size 2 or more, --epochs 1 or more, --learning_rate above 0")
     set_aside = None
     if options.validation:
         training, validation = pairs, open_pairs(options.validation, cache_dir=options.cache_dir)
@@ -50,7 +51,7 @@ def main() -> None:
     device = str(choose_device(options.device))
     backbone = Backbone(options.backbone, "-1", max_length=options.max_length, device=device)
     teacher = Teacher(backbone, bfloat16=options.bfloat16)
-    best = fine_tune(
+    spearman = fine_tune(
         teacher,
         training,
         validation,
@@ -59,9 +60,9 @@ def main() -> None:
         learning_rate=options.learning_rate,
         seed=options.seed,
     )
-    facts = {"backbone": options.backbone, "seed": options.seed, "validation_spearman": best, "set_aside": set_aside}
+    facts = {"backbone": options.backbone, "seed": options.seed, "validation_spearman": spearman, "set_aside": set_aside}
     save_teacher(out, teacher, facts)
-    print(f"{options.out}: a teacher with validation Spearman {best:.4f}; give it to train.py with --teacher")
+    print(f"{options.out}: validation Spearman {spearman:.4f}. Next: train.py --preset distilled --teacher {options.out}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train an encoder to find matches: questions that ask the same, a title's text. Ends with it beside mean pooling.
+"""Train an encoder for retrieval, such as duplicate questions, and compare it with mean pooling.
 
 Examples:
 
@@ -7,8 +7,8 @@ Examples:
     python train_retrieval.py --dataset questions.tsv --mine false --label_weight 0
     python train_retrieval.py --dataset questions.tsv --evaluate model.bin
 
-The dataset is labelled pairs of sentences, matching and not. Parts for validation and test are set aside so that no
-sentence is in two of them; then: scores of mean pooling, mining of hard negatives, training, scores.
+The dataset is labelled pairs of sentences, both matching and not. Held-out validation and test pairs share no sentence
+with the training pairs. Scores mean pooling, mines hard negatives, trains, and scores the encoder.
 """
 
 from __future__ import annotations
@@ -27,28 +27,29 @@ from common.errors import InputError
 from retrieval.pipeline import Pipeline, evaluate, run
 from training.recipe import CONFIGS, as_arguments, read_recipe_file
 
+DEFAULT_CONFIG = str(CONFIGS / "retrieval.yaml")
 NESTED = ("encoder", "mining")
 
 
 def main() -> None:
     """Command line."""
     parser = make_parser("train_retrieval.py", __doc__)
-    parser.add_argument("--config", default=str(CONFIGS / "retrieval.yaml"), help="settings of your own, YAML")
-    parser.add_argument("--run_dir", help="folder for figures, history, curve (default: runs/retrieval- and date and time)")
-    parser.add_argument("--out", help="the checkpoint (default: model.bin in that folder)")
-    parser.add_argument("--evaluate", metavar="FILE", help="train nothing: scores of this checkpoint on the parts set aside")
-    parser.add_argument("--resume", action="store_true", help="go on with the training in --run_dir that was stopped")
-    parser.add_argument("--tensorboard", action="store_true", help="write to TensorBoard too, in that folder")
-    parser.add_argument("--threads", type=PositiveInt, default=1, help="threads for the arithmetic of training")
+    parser.add_argument("--config", default=DEFAULT_CONFIG, help="YAML file with settings")
+    parser.add_argument("--run_dir", help="folder for metrics, history and curve (default: runs/retrieval-DATE-TIME)")
+    parser.add_argument("--out", help="checkpoint to write (default: model.bin in --run_dir)")
+    parser.add_argument("--evaluate", metavar="FILE", help="do not train: score this checkpoint on the held-out pairs")
+    parser.add_argument("--resume", action="store_true", help="continue the training that was stopped in --run_dir")
+    parser.add_argument("--tensorboard", action="store_true", help="also log to TensorBoard, in --run_dir")
+    parser.add_argument("--threads", type=PositiveInt, default=1, help="CPU threads for training")
     parser.add_class_arguments(Pipeline, None)
-    first = ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--config", default=str(CONFIGS / "retrieval.yaml"))
-    chosen, _ = first.parse_known_args(sys.argv[1:])
-    settings = as_arguments(read_recipe_file(Path(chosen.config), NESTED), NESTED)
+    config_parser = ArgumentParser(add_help=False, allow_abbrev=False)  # the file is read first: options override it
+    config_parser.add_argument("--config", default=DEFAULT_CONFIG)
+    config = config_parser.parse_known_args(sys.argv[1:])[0].config
+    settings = as_arguments(read_recipe_file(Path(config), NESTED), NESTED)
     try:
         parser.parse_args(settings)
     except ArgumentError as error:
-        raise InputError(" ".join(str(error).split()), path=chosen.config) from error
+        raise InputError(" ".join(str(error).split()), path=config) from error
     options = parser.instantiate(parser.parse_args([*settings, *sys.argv[1:]]))
     pipeline = Pipeline(**{item.name: options[item.name] for item in fields(Pipeline)})
     torch.set_num_threads(options.threads)
@@ -56,11 +57,10 @@ def main() -> None:
         evaluate(pipeline, options.evaluate)
         return
     if options.resume and not options.run_dir:
-        raise InputError("--resume needs to know which run: give its folder with --run_dir")
+        raise InputError("--resume needs --run_dir, the folder of the run")
     folder = output_folder(options.run_dir or f"runs/retrieval-{time.strftime('%Y%m%d-%H%M%S')}")
-    out = output_file(options.out or folder / "model.bin", [pipeline.dataset, pipeline.mining_model, chosen.config])
-    command = command_to_resume(folder)
-    run(pipeline, folder, out, tensorboard=options.tensorboard, resume=options.resume, command=command)
+    out = output_file(options.out or folder / "model.bin", [pipeline.dataset, pipeline.mining_model, config])
+    run(pipeline, folder, out, tensorboard=options.tensorboard, resume=options.resume, command=command_to_resume(folder))
 
 
 if __name__ == "__main__":

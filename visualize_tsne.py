@@ -1,4 +1,4 @@
-"""A map of sentence embeddings: t-SNE, UMAP or PCA to two dimensions, coloured by label.
+"""Draw a map of sentence embeddings: t-SNE, UMAP or PCA to two dimensions, coloured by label.
 
 Examples:
 
@@ -16,40 +16,40 @@ from common.cli import PAIRS_HELP, make_parser, output_file, run_command
 from common.errors import InputError
 from common.files import write_text_atomically
 from data import STARTER_TRAIN, PairData, open_pairs
-from evaluation.checkpoint import load_encoder
+from evaluation.checkpoint import DEFAULT_CHECKPOINT, load_encoder
 from evaluation.encoding import check_fits, encode_pairs
-from evaluation.maps import METHODS, draw_maps, interactive_map, to_plane
-from evaluation.scores import score_vectors
+from evaluation.maps import METHODS, draw_maps, interactive_map, project_to_2d
+from evaluation.scores import score_embeddings
 from model import mean_pooling
 
 
 def sample_pairs(pairs: PairData, sentences: int, seed: int) -> PairData:
-    """Pairs, chosen at random, that have about `sentences` sentences together; all where there are fewer."""
-    wanted = min(len(pairs), sentences // 2)
-    return pairs.select(np.sort(np.random.default_rng(seed).choice(len(pairs), wanted, replace=False)))
+    """Random pairs with about `sentences` sentences in total; all pairs if there are fewer."""
+    count = min(len(pairs), sentences // 2)
+    return pairs.select(np.sort(np.random.default_rng(seed).choice(len(pairs), count, replace=False)))
 
 
 def main() -> None:
     """Command line."""
     parser = make_parser("visualize_tsne.py", __doc__)
-    parser.add_argument("--model", default="model.bin", help="checkpoint")
+    parser.add_argument("--model", default=DEFAULT_CHECKPOINT, help="checkpoint (default: model.bin beside the program)")
     parser.add_argument("--data", nargs="+", help=f"pairs: {PAIRS_HELP} (default: the starter training pairs)")
     parser.add_argument("--out", default="tsne_map.png", help="PNG to write")
-    parser.add_argument("--html", metavar="FILE", help="also write a page that shows each sentence under the pointer")
+    parser.add_argument("--html", metavar="FILE", help="also write an interactive page: hover over a point to read its sentence")
     parser.add_argument("--method", choices=list(METHODS), default="tsne", help="umap needs requirements-demo.txt")
-    parser.add_argument("--baseline", action="store_true", help="draw mean pooling of the same tokens beside it")
-    parser.add_argument("--sentences", type=int, default=2000, help="how many sentences, chosen at random by pairs")
-    parser.add_argument("--perplexity", type=float, default=30.0, help="how many neighbours a sentence listens to; not for pca")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice and the map")
-    parser.add_argument("--cache_dir", help="folder for token stores, instead of beside their sources")
+    parser.add_argument("--baseline", action="store_true", help="also draw mean pooling of the same tokens, side by side")
+    parser.add_argument("--sentences", type=int, default=2000, help="how many sentences to draw, in randomly chosen pairs")
+    parser.add_argument("--perplexity", type=float, default=30.0, help="of t-SNE; number of neighbours for umap, not used by pca")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the sample and the map")
+    parser.add_argument("--cache_dir", help="folder for token stores (default: next to the data)")
     options = parser.parse_args()
     if options.sentences < 4:
         raise InputError(f"--sentences is {options.sentences}, expected 4 or more")
     if not options.perplexity >= 1:
         raise InputError(f"--perplexity is {options.perplexity:g}, expected 1 or more")
-    read = [options.model, *(options.data or [])]
-    out = output_file(options.out, read, suffix=".png")
-    page_out = output_file(options.html, [*read, out], suffix=".html") if options.html else None
+    inputs = [options.model, *(options.data or [])]
+    out = output_file(options.out, inputs, suffix=".png")
+    page_out = output_file(options.html, [*inputs, out], suffix=".html") if options.html else None
     encoder = load_encoder(options.model)
     pairs = open_pairs(options.data or [STARTER_TRAIN], cache_dir=options.cache_dir)
     check_fits(encoder, pairs)
@@ -60,17 +60,17 @@ def main() -> None:
     panels = {}
     for name, candidate in encoders.items():
         first, second = encode_pairs(candidate, sample)
-        spearman = score_vectors(first, second, sample.labels).spearman
-        vectors = np.concatenate([first.numpy(), second.numpy()])
-        title = f"{name}: {len(vectors):,} sentence embeddings, Spearman {spearman:.3f}"
-        panels[title] = to_plane(vectors, options.method, neighbours=options.perplexity, seed=options.seed)
+        spearman = score_embeddings(first, second, sample.labels).spearman
+        embeddings = np.concatenate([first.numpy(), second.numpy()])
+        title = f"{name}: {len(embeddings):,} sentence embeddings, Spearman {spearman:.3f}"
+        panels[title] = project_to_2d(embeddings, options.method, neighbours=options.perplexity, seed=options.seed)
     caption = METHODS[options.method]
-    page = interactive_map(panels, sample.text(), caption).to_html(default_height="96vh") if options.html else ""
+    page = interactive_map(panels, sample.text(), caption).to_html(default_height="96vh") if page_out else ""
     draw_maps(out, panels, sample.labels, caption)
     print(f"{options.out}: {2 * len(sample):,} sentences")
     if page_out:
         write_text_atomically(page_out, page)
-        print(f"{options.html}: the same, to open in a browser")
+        print(f"{options.html}: the same map as a page to open in a browser")
 
 
 if __name__ == "__main__":

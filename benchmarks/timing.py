@@ -1,4 +1,4 @@
-"""Times several ways of doing the same work in turn, so that a change of the machine's speed meets all of them."""
+"""What the benchmarks share: interleaved timing, measurements in processes of their own, goals."""
 
 from __future__ import annotations
 
@@ -9,58 +9,63 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of one way of doing the work: the median over the repeats, the least and the most."""
+def time_interleaved(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each function in each of `repeats` rounds, after one warm-up call.
 
-    median: float
-    least: float
-    most: float
-
-    def milliseconds(self) -> str:
-        """Median and range, as a table shows them."""
-        return f"{1e3 * self.median:,.1f} ({1e3 * self.least:,.1f} - {1e3 * self.most:,.1f})"
-
-
-def time_in_turn(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
-    """Run every way once to warm up, then all of them in turn, `repeats` times."""
-    for way in ways.values():
-        way()
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    Every round calls all of them, so that a change in the machine's speed affects them alike.
+    """
+    for function in functions.values():
+        function()
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
-        for name, way in ways.items():
+        for name, function in functions.items():
             begin = time.perf_counter()
-            way()
+            function()
             seconds[name].append(time.perf_counter() - begin)
-    return {name: Timing(statistics.median(values), min(values), max(values)) for name, values in seconds.items()}
+    return seconds
 
 
 def median_and_range(values: Sequence[float]) -> str:
-    """As a table shows it."""
-    return f"{statistics.median(values):.1f} ({min(values):.1f} - {max(values):.1f})"
+    """A table cell: median, minimum and maximum."""
+    median, least, most = (f"{value:,.{value < 100:d}f}" for value in (statistics.median(values), min(values), max(values)))
+    return f"{median} ({least} - {most})"
 
 
-def measured_apart(script: str, *arguments: str) -> list[float]:
-    """The JSON list that a benchmark prints last, run in a process of its own."""
+def ratios(rates: Mapping[str, Sequence[float]], reference: str) -> dict[str, float]:
+    """Each median as a multiple of that of `reference`."""
+    return {name: statistics.median(values) / statistics.median(rates[reference]) for name, values in rates.items()}
+
+
+def rate_rows(rates: Mapping[str, Sequence[float]], reference: str) -> list[tuple[str, str, str]]:
+    """Table rows: name, median and range, median as a multiple of that of `reference`."""
+    return [(name, median_and_range(rates[name]), f"{ratio:.2f}") for name, ratio in ratios(rates, reference).items()]
+
+
+def run_script(script: str, *arguments: str, n_processes: int = 1) -> list[float]:
+    """Run a script in a new process, or several that torchrun starts; returns the JSON list in its last line of output.
+
+    Raises:
+        RuntimeError: if it fails.
+    """
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes)] if n_processes > 1 else []
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False, env=environment)
+    command = [sys.executable, *launcher, script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
-        raise RuntimeError(f"{script} {' '.join(arguments)} failed:\n{done.stderr}")
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def goal(what: str, reached: float, bound: float, *, at_most: bool = False) -> str:
-    """A sentence that says whether a goal was met, below a table."""
-    met = reached <= bound if at_most else reached >= bound
-    why = "" if met else "; why is in [notes.md](notes.md#what-was-tried-for-speed)"
-    return f"Goal: {what}, {'at most' if at_most else 'at least'} {bound:g}. {'Met' if met else 'Not met'}: {reached:.3g}{why}.\n"
+def goal(what: str, measured: float, bound: float, *, at_most: bool = False) -> str:
+    """A sentence for below a table: the goal and whether it was met."""
+    met = measured <= bound if at_most else measured >= bound
+    return f"Goal: {what}, at {'most' if at_most else 'least'} {bound:g}; {'met' if met else 'not met'}: {measured:.3g}.\n"
 
 
 def peak_memory() -> int:
-    """Kilobytes that this process has held at most (Linux); getrusage would count its parent's before it began."""
+    """Peak memory of this process in kilobytes (Linux); getrusage would include its parent's from before the fork."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0])

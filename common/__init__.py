@@ -1,1 +1,1 @@
-"""What every part uses and nothing about sentences: errors, files written whole, options, devices."""
+"""Shared by every part and independent of sentences: errors, atomic writes, command-line options, devices."""

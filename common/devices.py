@@ -1,4 +1,4 @@
-"""Where arithmetic runs: the CPU, or an accelerator."""
+"""Device selection: the CPU or an accelerator."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from common.errors import InputError
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a name; auto takes CUDA, then MPS, then the CPU.
+    """Return the named device; `auto` prefers CUDA, then MPS, then the CPU.
 
     Raises:
-        InputError: where there is no such device here.
+        InputError: if the device is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -19,4 +19,4 @@ def choose_device(name: str) -> torch.device:
         torch.empty(1, device=name)
         return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"--device {name} is not there: {str(error).splitlines()[0]}") from error
+        raise InputError(f"--device {name} is not available: {str(error).splitlines()[0]}") from error

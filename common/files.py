@@ -1,4 +1,4 @@
-"""Files appear whole or not at all: written under a temporary name, then moved into place."""
+"""Atomic writing: to a temporary file, then moved into place."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-if TYPE_CHECKING:  # most who write files draw nothing, and importing it takes half a second
+if TYPE_CHECKING:  # importing it takes half a second, and most callers draw nothing
     from matplotlib.figure import Figure
 
 
 @contextmanager
 def write_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open `path` for binary writing; it is replaced only when the block ends without an error.
+    """Open `path` for binary writing; it is replaced only if the block ends without an error.
 
-    The temporary file lies in the same folder, because a move is atomic only within one file system. It is removed
-    when the block fails. Missing parent folders are made.
+    The temporary file is in the same folder, because a move is atomic only within one file system. Missing folders are created.
 
     Raises:
-        OSError: where the folder cannot be written or the disk is full.
+        OSError: if the folder is not writable or the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,36 +32,36 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, ordinary_mode(0o666))  # mkstemp makes private files
+        os.chmod(temporary, ordinary_mode(0o666))  # mkstemp creates private files
         os.replace(temporary, path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a full disk does not say for which file
+            error.filename = str(path)  # errors of a full disk carry no file name
         raise
 
 
 def write_text_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` as UTF-8 to `path`, whole or not at all."""
+    """Write `text` to `path` as UTF-8, atomically."""
     with write_atomically(path) as file:
         file.write(text.encode("utf-8"))
 
 
 def write_csv_atomically(path: str | os.PathLike[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write rows as CSV to `path`, whole or not at all."""
+    """Write rows to `path` as CSV, atomically."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text_atomically(path, text.getvalue())
 
 
 def ordinary_mode(mode: int) -> int:
-    """The mode that a file (0o666) or a folder (0o777) would have without anything special, by the user's umask."""
+    """Return `mode`, 0o666 for a file or 0o777 for a folder, with the user's umask applied."""
     mask = os.umask(0)
     os.umask(mask)
     return mode & ~mask
 
 
 def write_figure_atomically(path: str | os.PathLike[str], figure: Figure) -> None:
-    """Write a matplotlib figure as PNG, at the size the README shows it."""
+    """Write a matplotlib figure to `path` as PNG, atomically, at the README's resolution."""
     with write_atomically(path) as file:
         figure.savefig(file, format="png", dpi=110)

@@ -1,4 +1,4 @@
-"""Settings in YAML files."""
+"""YAML settings files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from common.errors import InputError
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """The fields in a YAML file.
+    """Return the fields of a YAML file.
 
     Args:
         path: the file.
-        what: what it should be, for messages: a recipe.
+        what: what it should contain, for messages, such as "a recipe".
 
     Raises:
-        InputError: where it is missing or not a YAML mapping.
+        InputError: if it is missing or not a YAML mapping.
     """
     if not path.is_file():
         raise InputError(f"no such file, expected {what} in YAML", path=path)
@@ -33,6 +33,6 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     return contents
 
 
-def what_is_missing(error: Exception) -> str:
-    """What reading the fields of a file came upon, for people: a field that is not there, or one of another form."""
-    return f"{error.args[0]} is missing" if isinstance(error, KeyError) else f"a field has another form: {error}"
+def describe_field_error(error: Exception) -> str:
+    """Return an error from reading a file's fields as text: a missing field or one of the wrong type."""
+    return f"{error.args[0]} is missing" if isinstance(error, KeyError) else f"a field has the wrong type: {error}"

@@ -1,1 +1,1 @@
-"""What a trained encoder gives: checkpoints, embeddings, scores, calibration, maps, explanations."""
+"""What to do with a trained encoder: checkpoints, embeddings, scores, calibration, maps, explanations."""

@@ -1,4 +1,4 @@
-"""`model.bin`: a plain state dict, at most 20 MiB, written whole or not at all, read without unpickling objects."""
+"""`model.bin`: a plain state dict of at most 20 MiB, written atomically and loaded without unpickling objects."""
 
 from __future__ import annotations
 
@@ -14,29 +14,24 @@ from common.errors import InputError
 from common.files import write_atomically
 from model import SentenceEncoder, read_config
 
+DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "model.bin"
 MAX_BYTES = 20 * 2**20
 CHECKPOINT, ADVICE = "a checkpoint of this project", "give one that train.py wrote"
 
 
 def save_encoder(path: str | os.PathLike[str], encoder: SentenceEncoder) -> int:
-    """Write an encoder's state dict; a file it replaces is kept as `NAME.previous`.
-
-    Returns:
-        The size in bytes.
+    """Write an encoder's state dict and return its size in bytes; a different file there is kept as `NAME.previous`.
 
     Raises:
-        InputError: where the file would be larger than 20 MiB; then nothing is written.
+        InputError: if the file would exceed 20 MiB; nothing is written then.
     """
     path = Path(path)
-    buffer = io.BytesIO()  # to memory first: the size is known before anything is replaced
+    buffer = io.BytesIO()  # the size must be known before a file is replaced
     torch.save({name: value.cpu().contiguous() for name, value in encoder.state_dict().items()}, buffer)
     if buffer.tell() > MAX_BYTES:
-        raise InputError(
-            f"the encoder takes {buffer.tell() / 2**20:.1f} MiB, expected at most 20 MiB; choose a smaller "
-            "output_dim or hidden_dim",
-            path=path,
-        )
-    if path.exists() and path.read_bytes() != buffer.getvalue():  # a run that goes on may write the same again
+        size = f"{buffer.tell() / 2**20:.1f} MiB"
+        raise InputError(f"the encoder takes {size}, expected at most 20 MiB; choose a smaller output_dim or hidden_dim", path=path)
+    if path.exists() and path.read_bytes() != buffer.getvalue():  # a resumed run may write the same file again
         with write_atomically(path.with_name(f"{path.name}.previous")) as file:
             file.write(path.read_bytes())
     with write_atomically(path) as file:
@@ -45,43 +40,46 @@ def save_encoder(path: str | os.PathLike[str], encoder: SentenceEncoder) -> int:
 
 
 def load_encoder(path: str | os.PathLike[str]) -> SentenceEncoder:
-    """Rebuild an encoder of any architecture from its checkpoint alone, in evaluation mode, on the CPU.
+    """Rebuild an encoder of any architecture from its checkpoint, in evaluation mode, on the CPU.
 
     Raises:
-        InputError: where the file is missing, damaged, or not a checkpoint of this project.
+        InputError: if the file is missing, damaged, or not a checkpoint of this project.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError("no such file, expected a checkpoint such as model.bin", path=path)
     state = load_tensors(path, CHECKPOINT, ADVICE)
     try:
-        with torch.device("meta"):  # without memory: a configuration may claim any size, the tensors in the file are what they are
+        with torch.device("meta"):  # allocates nothing, whatever sizes the configuration claims
             encoder = SentenceEncoder(read_config(state))
         encoder.load_state_dict(state, assign=True)
         if any(parameter.dtype != torch.float32 for parameter in encoder.parameters()):
             raise ValueError("its weights are not float32")
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, OverflowError, ArithmeticError) as error:
-        raise InputError(_not_what_was_expected(CHECKPOINT, error, ADVICE), path=path) from error
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+        raise _load_error(path, CHECKPOINT, error, ADVICE) from error
     return encoder.eval()
 
 
 def load_tensors(path: Path, expected: str, advice: str) -> dict[str, Any]:
-    """A dictionary of tensors, numbers and text that `torch.save` wrote; nothing in the file can execute, nor can it claim more
-    memory than it is long.
+    """Load a dictionary of tensors, numbers and text that `torch.save` wrote.
+
+    Nothing in the file is executed, and it cannot claim more memory than its own size.
 
     Args:
         path: the file.
-        expected: what it should be, and
-        advice: what to do where it is not, for the message of an error.
+        expected: what the file should be, for error messages.
+        advice: what to do if it is not, for error messages.
 
     Raises:
-        InputError: where it is damaged or something else.
+        InputError: if the file is damaged or something else.
     """
     try:
         size = path.stat().st_size
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > size:
-                raise ValueError("it would unpack to more than it is long")
+                raise ValueError("it would unpack to more than its own size")
+            if any(entry.external_attr & 0x10 for entry in archive.infolist()):
+                raise ValueError("an entry is marked as a folder")  # torch would leave its tensor uninitialised
             if damaged := archive.testzip():
                 raise ValueError(f"the checksum of {damaged} is wrong")
         contents = torch.load(path, map_location="cpu", weights_only=True)
@@ -90,18 +88,18 @@ def load_tensors(path: Path, expected: str, advice: str) -> dict[str, Any]:
         if _largest_tensor(contents) > size:
             raise ValueError("a tensor claims to be larger than the file")
         return contents
-    except Exception as error:  # a damaged pickle ends in an exception of any kind
-        raise InputError(_not_what_was_expected(expected, error, advice), path=path) from error
+    except Exception as error:  # a damaged pickle can raise anything
+        raise _load_error(path, expected, error, advice) from error
 
 
 def _largest_tensor(value: Any) -> int:
-    """Bytes of the largest tensor in nested containers, as its shape has it; what it is a view of may be smaller."""
+    """Bytes of the largest tensor in nested containers, by its shape: an expanded view can exceed its storage."""
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
     return max(map(_largest_tensor, parts), default=0)
 
 
-def _not_what_was_expected(expected: str, error: Exception, advice: str) -> str:
+def _load_error(path: Path, expected: str, error: Exception, advice: str) -> InputError:
     reason = str(error).split("\n", 1)[0][:200]
-    return f"not {expected}, or damaged: {reason}; {advice}"
+    return InputError(f"not {expected}, or damaged: {reason}; {advice}", path=path)

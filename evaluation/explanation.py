@@ -1,14 +1,14 @@
-"""How much each token adds to the similarity of two sentences.
+"""How much each token contributes to the similarity of two sentences.
 
-A sentence vector is a sum over tokens, once what the whole sentence decides is held at the value it has there: attention
-weights, the deviation in a layer norm, the gate Phi(x) of a GELU x * Phi(x), and the length that the sum is divided by. All
-other steps are linear. So the parts of a sum are sent through the encoder one by one, and their sum stays the encoder's output,
-exactly. The dot product of two such sums is a table of token against token, and its sum is the cosine.
+Some factors depend on the whole sentence: attention weights, the deviation in a LayerNorm, the gate Phi(x) of a GELU
+x * Phi(x), and the norm of the embedding. With these held at their actual values every other step is linear, so each token's
+part can be sent through the encoder by itself, and the parts sum to the embedding exactly. The dot product of two such sums is a
+table of token against token, and its sum is the cosine.
 
-Source: Ali et al. 2022, XAI for Transformers: Better Explanations through Conservative Propagation, which holds attention and
-layer norms in this way.
+Source: Ali et al. 2022, XAI for Transformers: Better Explanations through Conservative Propagation, which treats attention and
+LayerNorm this way.
 
-A token embedding has seen the whole sentence: a share belongs to a token in its context, not to the word alone.
+A token embedding depends on the whole sentence: a share belongs to a token in its context, not to the word alone.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from model import GatedHead, HybridPooling, PublishedPooling, ResidualHead, Sent
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where the similarity of two sentences of S and T tokens comes from.
+    """The similarity of two sentences, of S and T tokens, split into the shares of their tokens.
 
     Attributes:
-        similarity: their cosine.
-        first: the S tokens of the first sentence, special ones too.
+        similarity: the cosine.
+        first: the S tokens of the first sentence, including special tokens.
         second: the T tokens of the second.
-        shares: `(S, T)`, what each token of the first adds together with each of the second; the sum is `similarity`.
-        first_weights: `(S,)`, how much pooling listens to each token, the mean over heads, sums to 1.
+        shares: `(S, T)`, the share of each token pair; sums to `similarity`.
+        first_weights: `(S,)`, the pooling weight of each token, averaged over heads; sums to 1.
         second_weights: `(T,)`, the same for the second sentence.
     """
 
@@ -46,36 +46,36 @@ class Explanation:
 
     @property
     def first_shares(self) -> np.ndarray:
-        """What each token of the first sentence adds: `(S,)`, sums to `similarity`."""
+        """The share of each token of the first sentence: `(S,)`, sums to `similarity`."""
         return self.shares.sum(1)
 
     @property
     def second_shares(self) -> np.ndarray:
-        """What each token of the second sentence adds: `(T,)`, sums to `similarity`."""
+        """The share of each token of the second sentence: `(T,)`, sums to `similarity`."""
         return self.shares.sum(0)
 
 
 @torch.inference_mode()
 def token_parts(encoder: SentenceEncoder, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """A sentence's vector as a sum over its tokens.
+    """Split a sentence embedding into a sum over tokens.
 
-    What no token gives, the encoder's biases, is shared out among the tokens by their weights.
+    What the encoder's biases contribute is divided among the tokens by their pooling weights.
 
     Args:
         encoder: of any architecture, in evaluation mode.
         tokens: `(T, D)`, one sentence without padding, T at least 1.
 
     Returns:
-        `(T, output_dim)`, sums to the sentence's vector; and how much pooling listens to each token, `(T,)`, sums to 1.
+        The parts `(T, output_dim)`, which sum to the embedding, and the pooling weights `(T,)`, which sum to 1.
     """
     parts, weights = _pooled_parts(encoder.pooling, tokens)
-    parts = _through(encoder.head, torch.cat([parts, torch.zeros_like(parts[:1])]))
+    parts = _propagate(encoder.head, torch.cat([parts, torch.zeros_like(parts[:1])]))
     parts = parts[:-1] + weights[:, None] * parts[-1]
     return parts / parts.sum(0).norm(), weights
 
 
 def _pooled_parts(pooling: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens `(T, D)` to the parts `(T, P)` of the pooled vector, and to their weights `(T,)`."""
+    """Split the pooled tokens `(T, D)` into parts `(T, P)`, one per token; also returns the pooling weights `(T,)`."""
     lengths = torch.tensor([len(tokens)], device=tokens.device)
     if isinstance(pooling, HybridPooling):
         weights = pooling.token_weights(tokens[None], lengths)[0].T
@@ -90,53 +90,53 @@ def _pooled_parts(pooling: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return parts, weights.mean(1)
 
 
-def _through(module: nn.Module, parts: Tensor) -> Tensor:
-    """The parts of a sum through a module: `(T + 1, P)` to `(T + 1, Q)`.
+def _propagate(module: nn.Module, parts: Tensor) -> Tensor:
+    """Send the parts of a sum through a module: `(T + 1, P)` to `(T + 1, Q)`.
 
-    The last part is what no token gives. The sum of the result is the module's output for the sum of `parts`.
+    The last part is that of the biases. The result sums to the module's output for the sum of `parts`.
     """
     if isinstance(module, nn.Sequential):
         for step in module:
-            parts = _through(step, parts)
+            parts = _propagate(step, parts)
         return parts
     if isinstance(module, nn.Linear):
-        return _with_constant(parts @ module.weight.T, module.bias)
+        return _add_bias(parts @ module.weight.T, module.bias)
     if isinstance(module, nn.LayerNorm):
         deviation = (parts.sum(0).var(correction=0) + module.eps).sqrt()
-        return _with_constant((parts - parts.mean(1, keepdim=True)) / deviation * module.weight, module.bias)
+        return _add_bias((parts - parts.mean(1, keepdim=True)) / deviation * module.weight, module.bias)
     if isinstance(module, nn.GELU):
         return parts * torch.special.ndtr(parts.sum(0))
     if isinstance(module, nn.ReLU):
         return parts * (parts.sum(0) > 0)
     if isinstance(module, ResidualHead):
-        projected = _through(module.projection, parts)
-        return projected if module.departure is None else projected + _through(module.departure, projected)
+        projected = _propagate(module.projection, parts)
+        return projected if module.departure is None else projected + _propagate(module.departure, projected)
     if isinstance(module, GatedHead):
-        normed = _through(module.norm, parts)
-        return _through(module.mlp, normed) + module.gate.sigmoid() * _through(module.linear, normed)
+        normed = _propagate(module.norm, parts)
+        return _propagate(module.mlp, normed) + module.gate.sigmoid() * _propagate(module.linear, normed)
     if isinstance(module, (nn.Dropout, nn.Identity)):
         return parts
-    raise TypeError(f"cannot take {type(module).__name__} apart")
+    raise TypeError(f"cannot explain a {type(module).__name__}")
 
 
-def _with_constant(parts: Tensor, constant: Tensor) -> Tensor:
-    return torch.cat([parts[:-1], parts[-1:] + constant])
+def _add_bias(parts: Tensor, bias: Tensor) -> Tensor:
+    return torch.cat([parts[:-1], parts[-1:] + bias])
 
 
 def draw_explanation(path: Path, explanation: Explanation) -> None:
-    """Draw the shares as a heat map, PNG: tokens of the first sentence down, of the second across, with their sums."""
-    from matplotlib.figure import Figure  # here, because who encodes text draws nothing, and importing it takes most of a second
+    """Draw the shares as a heat map, PNG: tokens of the first sentence down, of the second across, with their totals."""
+    from matplotlib.figure import Figure  # here because encoding does not need it and the import takes most of a second
 
     rows, columns = explanation.shares.shape
     figure = Figure(figsize=(2.6 + 0.5 * columns, 1.9 + 0.34 * rows), layout="constrained")
     axes = figure.subplots()
     largest = np.abs(explanation.shares).max()
     image = axes.imshow(explanation.shares, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto")
-    sides = ((explanation.first, explanation.first_shares), (explanation.second, explanation.second_shares))
-    (first, second) = ([f"{token}  {share:+.2f}" for token, share in zip(*side, strict=True)] for side in sides)
+    first = [f"{token}  {share:+.2f}" for token, share in zip(explanation.first, explanation.first_shares, strict=True)]
+    second = [f"{token}  {share:+.2f}" for token, share in zip(explanation.second, explanation.second_shares, strict=True)]
     axes.set_yticks(range(rows), first, fontsize=9)
     axes.set_xticks(range(columns), second, fontsize=9, rotation=90)
     axes.xaxis.tick_top()
-    axes.set_title(f"cosine {explanation.similarity:.3f}, the sum of all cells", fontsize=10, pad=12)
+    axes.set_title(f"cosine {explanation.similarity:.3f}, the sum of all token shares", fontsize=10, pad=12)
     figure.colorbar(image, ax=axes, pad=0.01, aspect=25)
     write_figure_atomically(path, figure)

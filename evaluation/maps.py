@@ -1,4 +1,4 @@
-"""Maps of sentence embeddings: many dimensions to two, drawn as a picture or as a page that shows sentences under the pointer."""
+"""Maps of sentence embeddings: projected to two dimensions, drawn as PNG or as an interactive page."""
 
 from __future__ import annotations
 
@@ -21,110 +21,105 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 METHODS = {
-    "tsne": "t-SNE: near means similar, axes have no unit",
-    "umap": "UMAP: near means similar, axes have no unit",
-    "pca": "PCA: the two directions along which the sentences differ most",
+    "tsne": "t-SNE: nearby points are similar, the axes have no unit",
+    "umap": "UMAP: nearby points are similar, the axes have no unit",
+    "pca": "PCA: the first two principal components",
 }
-ALIKE = 4  # pairs labelled so or higher are joined by a line
-LINES_CAPTION = f"lines join pairs labelled {ALIKE} and above"
-LABEL_CAPTION = "label of the sentence's pair: 0 unrelated, 5 the same meaning"
+SIMILAR = 4  # pairs with this label or a higher one are joined by a line
+LINES_CAPTION = f"lines join pairs labelled {SIMILAR} and above"
+LABEL_CAPTION = "label of the sentence's pair: 0 unrelated, 5 same meaning"
 
 
-def to_plane(vectors: np.ndarray, method: str = "tsne", *, neighbours: float = 30.0, seed: int = 0) -> np.ndarray:
-    """Places of unit vectors `(m, K)` in the plane: `(m, 2)`.
+def project_to_2d(embeddings: np.ndarray, method: str = "tsne", *, neighbours: float = 30.0, seed: int = 0) -> np.ndarray:
+    """2-D coordinates `(m, 2)` of unit-length embeddings `(m, K)`.
 
-    t-SNE and UMAP measure the cosine, as encoders are trained to; their start and the seed make them reproducible.
+    t-SNE and UMAP use the cosine distance; the seed makes them reproducible.
 
     Args:
-        vectors: sentence vectors.
+        embeddings: sentence embeddings.
         method: tsne, umap or pca.
-        neighbours: how many neighbours a sentence listens to (t-SNE calls it perplexity; not for pca).
-        seed: of tsne and umap.
+        neighbours: perplexity of t-SNE, number of neighbours of UMAP.
+        seed: random seed of t-SNE and UMAP.
 
     Raises:
-        InputError: where there are too few sentences, or umap-learn is not installed.
+        InputError: if there are too few sentences, or umap-learn is not installed.
     """
-    if method != "pca" and len(vectors) <= 3 * neighbours:
+    if method != "pca" and len(embeddings) <= 3 * neighbours:
         raise InputError(
-            f"{len(vectors)} sentences are too few for a map, expected more than {3 * neighbours:g}, three times the perplexity; "
-            "give a lower --perplexity, or --method pca"
+            f"{len(embeddings)} sentences are too few for a map, expected more than {3 * neighbours:g}, three times the "
+            "perplexity; give a lower --perplexity, or --method pca"
         )
     if method == "tsne":
-        return TSNE(perplexity=neighbours, metric="cosine", init="pca", random_state=seed).fit_transform(vectors)
+        return TSNE(perplexity=neighbours, metric="cosine", init="pca", random_state=seed).fit_transform(embeddings)
     if method == "umap":
         try:
             from umap import UMAP
         except ImportError as error:
             raise InputError("UMAP is not installed: pip install -r requirements-demo.txt") from error
-        return UMAP(n_neighbors=round(neighbours), metric="cosine", random_state=seed, n_jobs=1).fit_transform(vectors)
+        return UMAP(n_neighbors=round(neighbours), metric="cosine", random_state=seed, n_jobs=1).fit_transform(embeddings)
     if method == "pca":
-        return PCA(n_components=2, svd_solver="full").fit_transform(vectors)
+        return PCA(n_components=2, svd_solver="full").fit_transform(embeddings)
     raise InputError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
 
 
 def draw_maps(path: Path, panels: Mapping[str, np.ndarray], labels: np.ndarray, caption: str) -> None:
-    """Draw maps of the same sentences side by side as PNG; sentences of pairs labelled 4 and above are joined by a line.
+    """Draw maps of the same n pairs side by side as PNG; lines join pairs labelled 4 and above.
 
     Args:
         path: PNG to write.
-        panels: places `(2n, 2)` by title, first sentences and then second sentences.
+        panels: coordinates `(2n, 2)` by title: all first sentences, then all second ones.
         labels: `(n,)`, 0-5.
-        caption: below the maps.
+        caption: text below the maps.
     """
     figure = Figure(figsize=(1.1 + 6.9 * len(panels), 6.2), layout="constrained")
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (title, places) in zip(all_axes, panels.items(), strict=True):
-        first, second = _sides(places)
-        alike = labels >= ALIKE
-        axes.plot(*np.stack([first[alike], second[alike]]).transpose(2, 0, 1), color="0.75", linewidth=0.6, zorder=1)
-        order = np.argsort(np.concatenate([labels, labels]), kind="stable")  # the alike on top, their lines are of interest
-        x, y = places[order].T
-        colour = np.concatenate([labels, labels])[order]
-        points = axes.scatter(x, y, c=colour, cmap="viridis", vmin=0, vmax=MAX_LABEL, s=13, linewidths=0, zorder=2)
+    similar = labels >= SIMILAR
+    point_labels = np.tile(labels, 2)
+    order = np.argsort(point_labels, kind="stable")  # similar pairs on top: they are the ones to look at
+    for axes, (title, points) in zip(all_axes, panels.items(), strict=True):
+        first, second = np.split(points, 2)
+        axes.plot(*np.stack([first[similar], second[similar]]).transpose(2, 0, 1), color="0.75", linewidth=0.6, zorder=1)
+        x, y = points[order].T
+        scatter = axes.scatter(x, y, c=point_labels[order], cmap="viridis", vmin=0, vmax=MAX_LABEL, s=13, linewidths=0, zorder=2)
         axes.set_title(title, fontsize=11)
         axes.set_xticks([])
         axes.set_yticks([])
         for spine in axes.spines.values():
             spine.set_color("0.8")
-    bar = figure.colorbar(points, ax=all_axes, pad=0.01, aspect=35)
+    bar = figure.colorbar(scatter, ax=all_axes, pad=0.01, aspect=35)
     bar.set_label(LABEL_CAPTION)
     figure.supxlabel(f"{caption}; {LINES_CAPTION}", fontsize=9, color="0.35")
     write_figure_atomically(path, figure)
 
 
 def interactive_map(panels: Mapping[str, np.ndarray], pairs: TextPairs, caption: str) -> go.Figure:
-    """The same maps as a plotly figure: each point shows its sentence, the label, and the sentence it is compared with.
+    """The same maps as a plotly figure; hovering over a point shows its sentence, label and other sentence.
 
-    Args:
-        panels: places `(2n, 2)` by title, first sentences and then second sentences.
-        pairs: n pairs.
-        caption: below the maps.
+    Takes the arguments of `draw_maps`, with the sentences as well as the labels of the n pairs.
 
     Raises:
-        InputError: where plotly is not installed.
+        InputError: if plotly is not installed.
     """
     try:
         from plotly.subplots import make_subplots
     except ImportError as error:
         raise InputError("the interactive map needs plotly: pip install -r requirements-demo.txt") from error
     figure = make_subplots(cols=len(panels), subplot_titles=list(panels), horizontal_spacing=0.02)
+    sentences, others = [*pairs.first, *pairs.second], [*pairs.second, *pairs.first]
+    point_labels = np.tile(pairs.labels, 2)
     hover = [
-        f"<b>{_folded(sentence)}</b><br>{label:g} with: {_folded(other)}"
-        for sentence, other, label in zip(
-            [*pairs.first, *pairs.second], [*pairs.second, *pairs.first], np.tile(pairs.labels, 2), strict=True
-        )
+        f"<b>{_wrapped(sentence)}</b><br>{label:g} with: {_wrapped(other)}"
+        for sentence, other, label in zip(sentences, others, point_labels, strict=True)
     ]
-    for column, places in enumerate(panels.values(), start=1):
-        first, second = (side[pairs.labels >= ALIKE] for side in _sides(places))
-        gaps = np.full_like(first, np.nan)  # lifts the pen between two lines
-        lines = np.stack([first, second, gaps], axis=1).reshape(-1, 2)
-        figure.add_scatter(
-            x=lines[:, 0], y=lines[:, 1], mode="lines", line={"color": "#c8c8c8", "width": 1}, hoverinfo="skip", row=1, col=column
-        )
-        marker = {"color": np.tile(pairs.labels, 2), "coloraxis": "coloraxis", "size": 6}
-        figure.add_scatter(
-            x=places[:, 0], y=places[:, 1], mode="markers", marker=marker, hovertext=hover, hoverinfo="text", row=1, col=column
-        )
+    for column, points in enumerate(panels.values(), start=1):
+        first, second = (side[pairs.labels >= SIMILAR] for side in np.split(points, 2))
+        gaps = np.full_like(first, np.nan)  # separate one line from the next
+        x, y = np.stack([first, second, gaps], axis=1).reshape(-1, 2).T
+        line = {"color": "#c8c8c8", "width": 1}
+        figure.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", row=1, col=column)
+        x, y = points.T
+        marker = {"color": point_labels, "coloraxis": "coloraxis", "size": 6}
+        figure.add_scatter(x=x, y=y, mode="markers", marker=marker, hovertext=hover, hoverinfo="text", row=1, col=column)
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     figure.update_layout(
@@ -139,10 +134,6 @@ def interactive_map(panels: Mapping[str, np.ndarray], pairs: TextPairs, caption:
     return figure
 
 
-def _sides(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return places[: len(places) // 2], places[len(places) // 2 :]
-
-
-def _folded(sentence: str) -> str:
-    """A sentence as plotly shows it: markup is text, lines are short enough for a phone."""
+def _wrapped(sentence: str) -> str:
+    """A sentence escaped for plotly, in lines short enough for a phone."""
     return "<br>".join(textwrap.wrap(html.escape(sentence, quote=False), 48))

@@ -1,7 +1,6 @@
-"""The trained encoder as a module of a sentence-transformers model: `Transformer`, then this.
+"""The encoder as a sentence-transformers module, which follows `Transformer`.
 
-This file and model.py are copied into every exported folder. With them sentence-transformers loads the folder where nothing else
-of this project is.
+Exported folders contain a copy of this file and model.py, so that sentence-transformers loads them without this project.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ except ImportError:
 
 
 class EncoderModule(Module):
-    """Hidden states of chosen layers side by side, then a SentenceEncoder: its vector is the sentence embedding."""
+    """Concatenates the hidden states of some layers per token and encodes them with a SentenceEncoder."""
 
-    __module__ = "sentence_module"  # the name of this file in an exported folder, whose modules.json refers to it
-    config_keys: list[str] = ["encoder", "layers"]  # noqa: RUF012, declared so by sentence-transformers
+    __module__ = "sentence_module"  # modules.json of an exported folder refers to this name
+    config_keys: list[str] = ["encoder", "layers"]  # noqa: RUF012, as the base class declares it
 
     def __init__(self, encoder: dict[str, Any] | SentenceEncoder, layers: list[int]) -> None:
-        """Take over an encoder, or build one with fresh weights.
+        """Wrap an encoder, or build an untrained one.
 
         Args:
             encoder: the encoder, or the fields of its EncoderConfig.
-            layers: hidden states to put side by side, as numbered in transformers.
+            layers: hidden states to concatenate, numbered as in transformers.
         """
         super().__init__()
         self.head = encoder if isinstance(encoder, SentenceEncoder) else SentenceEncoder(EncoderConfig(**encoder))
@@ -41,7 +40,7 @@ class EncoderModule(Module):
 
     @property
     def encoder(self) -> dict[str, Any]:
-        """The encoder's configuration."""
+        """The fields of the encoder's EncoderConfig."""
         return asdict(self.head.config)
 
     def forward(self, features: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
@@ -51,7 +50,7 @@ class EncoderModule(Module):
             features: `all_layer_embeddings`, each `(B, T, D)`, and `attention_mask` `(B, T)`, padded on the right.
 
         Raises:
-            ValueError: where sentences are padded on the left, or the hidden states are missing.
+            ValueError: if sentences are padded on the left or hidden states are missing.
         """
         mask = features["attention_mask"]
         if (mask[:, 1:] > mask[:, :-1]).any():
@@ -66,38 +65,20 @@ class EncoderModule(Module):
         return features
 
     def get_embedding_dimension(self) -> int:
-        """Width of a sentence embedding."""
+        """Dimensions of a sentence embedding."""
         return self.head.config.output_dim
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write configuration and weights into the module's folder, and the code into the model's.
-
-        sentence-transformers looks for a module's code at the top of a model's folder.
-        """
+        """Write configuration and weights to the module's folder, and the code to its parent, as sentence-transformers expects."""
         self.save_config(output_path)
         self.save_torch_weights(output_path, safe_serialization=safe_serialization)
         for source in (Path(__file__), Path(inspect.getfile(SentenceEncoder))):
             shutil.copyfile(source, Path(output_path).parent / source.name)
 
     @classmethod
-    def load(
-        cls,
-        model_name_or_path: str,
-        subfolder: str = "",
-        token: bool | str | None = None,
-        cache_folder: str | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        init_defaults: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> EncoderModule:
-        """Read what `save` has written, from a folder or the hub."""
-        place: dict[str, Any] = {
-            "subfolder": subfolder,
-            "token": token,
-            "cache_folder": cache_folder,
-            "revision": revision,
-            "local_files_only": local_files_only,
-        }
-        module = cls(**cls.load_config(model_name_or_path, **place))
-        return cls.load_torch_weights(model_name_or_path, model=module, **place)
+    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> EncoderModule:  # type: ignore[override]
+        """Load a saved module from a folder or the hub."""
+        names = ("token", "cache_folder", "revision", "local_files_only")
+        source = {"subfolder": subfolder} | {name: kwargs[name] for name in names if name in kwargs}
+        config = cls.load_config(model_name_or_path, **source)
+        return cls.load_torch_weights(model_name_or_path, model=cls(**config), **source)

@@ -1,9 +1,10 @@
-"""Hard negatives: for each anchor the most similar documents that do not match it."""
+"""Hard negatives: the documents most similar to an anchor that do not match it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,23 +20,23 @@ from model import SentenceEncoder, mean_pooling
 from retrieval.scores import find_documents
 
 BASELINE = "baseline"
-NONE = -1  # instead of a document's number, where an anchor has no more negatives
+MISSING = -1  # fills the rows of anchors with fewer negatives
 
 
 @dataclass(frozen=True)
-class Mining:
-    """Which documents are taken as negatives.
+class MiningConfig:
+    """Which documents become negatives; the options of sentence-transformers' `mine_hard_negatives`.
 
     Attributes:
-        num_negatives: negatives for each anchor.
-        range_min: how many of the most similar candidates to skip: they may be matches nobody has labelled.
-        range_max: how many of the most similar candidates to look at; by default as many as are needed.
+        num_negatives: negatives per anchor.
+        range_min: skip this many of the most similar candidates: they may be unlabelled matches.
+        range_max: consider only this many of the most similar candidates; by default as many as needed.
         max_score: highest cosine of a negative.
         min_score: lowest cosine of a negative.
-        absolute_margin: how far a negative's cosine must stay below that of the anchor's least similar positive.
-        relative_margin: the same as a share of that positive's cosine.
-        sampling_strategy: top, the most similar candidates, or random among them.
-        seed: of the random choice.
+        absolute_margin: a negative's cosine is at least this much below that of the anchor's least similar positive.
+        relative_margin: the same, as a fraction of that positive's cosine.
+        sampling_strategy: top (the most similar candidates) or random.
+        seed: seed of random sampling.
     """
 
     num_negatives: int = 3
@@ -49,19 +50,15 @@ class Mining:
     seed: int = 0
 
     def check(self, n_documents: int) -> None:
-        """Refuse settings that cannot give negatives.
-
-        Raises:
-            InputError: saying which.
-        """
+        """Raise InputError if these options cannot give negatives from this many documents."""
         if self.num_negatives < 1:
             raise InputError(f"num_negatives is {self.num_negatives}, expected 1 or more")
         if self.range_min < 0:
             raise InputError(f"range_min is {self.range_min}, expected 0 or more")
         if self.range_max is not None and self.range_max - self.range_min < self.num_negatives:
             raise InputError(
-                f"num_negatives is {self.num_negatives}, but only {max(0, self.range_max - self.range_min)} candidates remain "
-                f"between range_min {self.range_min} and range_max {self.range_max}"
+                f"num_negatives is {self.num_negatives}, but range_min {self.range_min} and range_max {self.range_max} "
+                f"leave {max(0, self.range_max - self.range_min)} candidates"
             )
         if self.sampling_strategy not in ("top", "random"):
             raise InputError(f"sampling_strategy is {self.sampling_strategy!r}, expected top or random")
@@ -70,25 +67,25 @@ class Mining:
                 f"{n_documents} documents are too few for num_negatives {self.num_negatives} after range_min {self.range_min}"
             )
 
-    def candidates(self, most_positives: int) -> int:
-        """How many of the most similar documents to look at, positives not counted."""
+    def n_candidates(self, max_positives: int) -> int:
+        """How many of the most similar documents to consider per anchor, positives not counted."""
         if self.range_max is not None:
             return self.range_max
         limits = (self.absolute_margin, self.relative_margin, self.max_score)
-        spare = 10 if any(limit is not None for limit in limits) else 1  # because some will be skipped
-        return self.range_min + spare * self.num_negatives + most_positives
+        factor = 10 if any(limit is not None for limit in limits) else 1  # limits will skip some candidates
+        return self.range_min + factor * self.num_negatives + max_positives
 
 
 @dataclass(frozen=True)
-class Mined:
-    """What mining found.
+class HardNegatives:
+    """The result of mining.
 
     Attributes:
-        negatives: `(n, num_negatives)`, document numbers for each anchor, the most similar first; -1 where there are no more.
-        scores: `(n, num_negatives)`, their cosines; -inf where there is none.
-        positives: `(p,)`, the anchor's number of each positive.
-        positive_scores: `(p,)`, the cosine of the two.
-        skipped: how many candidates each limit has taken out.
+        negatives: `(n, num_negatives)`, document numbers per anchor, most similar first, then -1 if there are fewer.
+        scores: `(n, num_negatives)`, their cosines, then -inf.
+        positives: `(p,)`, anchor number of each positive.
+        positive_scores: `(p,)`, cosine of each positive and its anchor.
+        skipped: number of candidates skipped per limit.
     """
 
     negatives: np.ndarray
@@ -98,146 +95,139 @@ class Mined:
     skipped: dict[str, int]
 
     def report(self) -> str:
-        """What was found, in a few lines."""
+        """A summary of a few lines."""
         found = self.scores[np.isfinite(self.scores)]
-        without = int((self.negatives == NONE).all(1).sum())
-        short = int((self.negatives == NONE).any(1).sum()) - without
+        without = int((self.negatives == MISSING).all(1).sum())
+        fewer = int((self.negatives == MISSING).any(1).sum()) - without
         lines = [f"{len(found):,} negatives for {len(self.negatives):,} anchors"]
-        if without or short:
-            lines.append(f"anchors without negatives: {without:,}; with fewer than asked for: {short:,}")
+        if without or fewer:
+            lines.append(f"anchors without negatives: {without:,}, with fewer than num_negatives: {fewer:,}")
         for name, scores in (("positives", self.positive_scores), ("negatives", found)):
             if len(scores):
-                low, middle, high = np.percentile(scores, (5, 50, 95))
-                lines.append(f"cosine of {name}: median {middle:.3f}, 90% between {low:.3f} and {high:.3f}")
+                low, median, high = np.percentile(scores, (5, 50, 95))
+                lines.append(f"cosine of {name}: median {median:.3f}, 90% between {low:.3f} and {high:.3f}")
         hardest = self.scores[self.positives, 0]
-        ahead, far_ahead = (triplet_accuracy(self.positive_scores, hardest, margin) for margin in (0, 0.1))
-        lines.append(f"positives ahead of the anchor's hardest negative: {ahead:.0%}, by more than 0.1: {far_ahead:.0%}")
+        closer, much_closer = (triplet_accuracy(self.positive_scores, hardest, margin) for margin in (0, 0.1))
+        lines.append(f"positives closer than the anchor's hardest negative: {closer:.0%}, by more than 0.1: {much_closer:.0%}")
         lines += [f"candidates skipped by {name}: {count:,}" for name, count in self.skipped.items() if count]
         return "\n".join(lines)
 
 
-def mine_negatives(
+def mine_hard_negatives(
     anchors: Tensor,
     documents: Tensor,
     positives: np.ndarray,
-    mining: Mining,
+    config: MiningConfig,
     *,
-    others: np.ndarray | None = None,
+    excluded: np.ndarray | None = None,
     anchor_chunk: int = 512,
     document_chunk: int = 16_384,
-    faiss: bool = False,
-) -> Mined:
-    """For each anchor the most similar documents that are not its positives.
+    use_faiss: bool = False,
+) -> HardNegatives:
+    """For each anchor, find the most similar documents that are not its positives.
 
-    The same negatives as sentence-transformers' `mine_hard_negatives` for the same vectors. Memory is bounded by the chunks.
+    Gives the same negatives as sentence-transformers' `mine_hard_negatives` on the same embeddings.
 
     Args:
         anchors: `(n, K)`, unit length.
-        documents: `(m, K)`, unit length, no two of the same sentence.
-        positives: `(p, 2)`, numbers of an anchor and of a document that matches it; every anchor at least once.
-        mining: which documents to take.
-        others: `(q, 2)`, numbers of an anchor and of a document that is no candidate although it is no positive, such as itself.
-        anchor_chunk: anchors compared at a time,
-        document_chunk: and documents.
-        faiss: search with faiss (exact, inner product) instead.
+        documents: `(m, K)`, unit length, without duplicates.
+        positives: `(p, 2)`, anchor number and document number.
+        config: which documents become negatives.
+        excluded: `(q, 2)`, more pairs that are no candidates, such as an anchor and itself.
+        anchor_chunk: anchors compared at a time; this and the next bound the memory.
+        document_chunk: documents compared at a time.
+        use_faiss: search with faiss (exact, inner product).
 
     Raises:
-        InputError: where the settings cannot give negatives, or did not give a single one; where faiss is not installed.
+        InputError: if the options cannot give negatives, no negative is found, or faiss is not installed.
     """
-    mining.check(len(documents))
+    config.check(len(documents))
     n = len(anchors)
-    excluded = positives if others is None else np.unique(np.concatenate([positives, others]), axis=0)
-    excluded = excluded[np.argsort(excluded[:, 0], kind="stable")]
-    starts = np.searchsorted(excluded[:, 0], np.arange(n + 1))
-    most_excluded = int(np.diff(starts).max(initial=0))
-    candidates = mining.candidates(most_excluded)
-    wanted = min(candidates + most_excluded, len(documents))
+    no_candidates = np.unique(positives if excluded is None else np.concatenate([positives, excluded]), axis=0)
+    first_of_anchor = np.searchsorted(no_candidates[:, 0], np.arange(n + 1))
+    max_excluded = int(np.diff(first_of_anchor).max(initial=0))
+    n_candidates = config.n_candidates(max_excluded)
+    k = min(n_candidates + max_excluded, len(documents))
     positive_scores = (anchors[positives[:, 0]] * documents[positives[:, 1]]).sum(1)
-    least = torch.full((n,), torch.inf).scatter_reduce(0, torch.from_numpy(positives[:, 0]), positive_scores, "amin")
-    rng = np.random.default_rng(mining.seed)
-    skipped = dict.fromkeys(("absolute_margin", "relative_margin", "max_score", "min_score"), 0)
-    numbers = np.full((n, mining.num_negatives), NONE, dtype=np.int64)
-    scores = np.full((n, mining.num_negatives), -np.inf, dtype=np.float32)
-    search = _faiss_search if faiss else _search
-    for start, found, cosines in search(anchors, documents, wanted, anchor_chunk, document_chunk):
-        rows = slice(start, start + len(found))
-        for row, (begin, end) in enumerate(zip(starts[rows], starts[start + 1 : start + len(found) + 1], strict=True)):
-            cosines[row][torch.isin(found[row], torch.from_numpy(excluded[begin:end, 1]))] = -torch.inf
-        _apply_limits(mining, cosines, least[rows, None], skipped)
-        cosines, order = cosines.sort(dim=1, descending=True, stable=True)
-        window = slice(mining.range_min, candidates)
-        ranked, ranked_scores = found.gather(1, order)[:, window].numpy(), cosines[:, window].numpy()
-        for row in range(len(ranked)):
-            there = np.flatnonzero(np.isfinite(ranked_scores[row]))
-            if mining.sampling_strategy == "random" and len(there) > mining.num_negatives:
-                there = np.sort(rng.choice(there, mining.num_negatives, replace=False))
-            there = there[: mining.num_negatives]
-            numbers[start + row, : len(there)] = ranked[row, there]
-            scores[start + row, : len(there)] = ranked_scores[row, there]
-    if (numbers == NONE).all():
-        reasons = ", ".join(f"{name} {getattr(mining, name)} skipped {count}" for name, count in skipped.items() if count)
-        raise InputError(f"no negatives: {reasons or 'no document is left beside the positives'}; loosen it")
-    return Mined(numbers, scores, positives[:, 0], positive_scores.numpy(), skipped)
+    lowest_positive = torch.full((n,), torch.inf).scatter_reduce(0, torch.from_numpy(positives[:, 0]), positive_scores, "amin")
+    index = _faiss_index(documents, document_chunk) if use_faiss else None
+    rng = np.random.default_rng(config.seed)
+    skipped: Counter[str] = Counter()
+    negatives = np.full((n, config.num_negatives), MISSING, dtype=np.int64)
+    scores = np.full((n, config.num_negatives), -np.inf, dtype=np.float32)
+    with tqdm(total=n, unit="anchor", desc="mining", disable=None) as bar:
+        for start in range(0, n, anchor_chunk):
+            queries = anchors[start : start + anchor_chunk]
+            if index is None:
+                cosines, found = _most_similar(queries, documents, k, document_chunk)
+            else:
+                cosines, found = map(torch.from_numpy, index.search(queries.numpy(), k))
+            for row in range(len(queries)):
+                begin, end = first_of_anchor[start + row : start + row + 2]
+                cosines[row][torch.isin(found[row], torch.from_numpy(no_candidates[begin:end, 1]))] = -torch.inf
+            _apply_limits(config, cosines, lowest_positive[start : start + len(queries), None], skipped)
+            cosines, order = cosines.sort(dim=1, descending=True, stable=True)
+            candidates = found.gather(1, order)[:, config.range_min : n_candidates].numpy()
+            candidate_scores = cosines[:, config.range_min : n_candidates].numpy()
+            for row in range(len(queries)):
+                chosen = np.flatnonzero(np.isfinite(candidate_scores[row]))
+                if config.sampling_strategy == "random" and len(chosen) > config.num_negatives:
+                    chosen = np.sort(rng.choice(chosen, config.num_negatives, replace=False))
+                chosen = chosen[: config.num_negatives]
+                negatives[start + row, : len(chosen)] = candidates[row, chosen]
+                scores[start + row, : len(chosen)] = candidate_scores[row, chosen]
+            bar.update(len(queries))
+    if (negatives == MISSING).all():
+        reasons = ", ".join(f"{name} {getattr(config, name)} skipped {count}" for name, count in skipped.items() if count)
+        raise InputError(f"no negatives found: {reasons or 'every document matches'}; loosen the limits")
+    return HardNegatives(negatives, scores, positives[:, 0], positive_scores.numpy(), skipped)
 
 
-def _apply_limits(mining: Mining, cosines: Tensor, least_positive: Tensor, skipped: dict[str, int]) -> None:
-    """Take out candidates beyond the limits, in place; `least_positive` `(n, 1)`."""
-    limits: dict[str, Tensor | None] = dict.fromkeys(skipped)
-    if mining.absolute_margin is not None:
-        limits["absolute_margin"] = cosines + mining.absolute_margin > least_positive
-    if mining.relative_margin is not None:
-        limits["relative_margin"] = cosines > least_positive - least_positive.abs() * mining.relative_margin
-    if mining.max_score is not None:
-        limits["max_score"] = cosines > mining.max_score
-    if mining.min_score is not None:
-        limits["min_score"] = cosines < mining.min_score
-    for name, beyond in limits.items():
-        if beyond is not None:
-            beyond &= cosines.isfinite()
-            skipped[name] += int(beyond.sum())
-            cosines[beyond] = -torch.inf
+def _most_similar(anchors: Tensor, documents: Tensor, k: int, chunk: int) -> tuple[Tensor, Tensor]:
+    """Cosines `(a, k)` and numbers `(a, k)` of the k documents most similar to each anchor."""
+    best = torch.empty(len(anchors), 0)
+    numbers = torch.empty(len(anchors), 0, dtype=torch.int64)
+    for start in range(0, len(documents), chunk):
+        cosines = anchors @ documents[start : start + chunk].T
+        cosines, found = cosines.topk(min(k, cosines.shape[1]), dim=1)
+        best, order = torch.cat([best, cosines], dim=1).topk(min(k, best.shape[1] + cosines.shape[1]), dim=1)
+        numbers = torch.cat([numbers, found + start], dim=1).gather(1, order)
+    return best, numbers
 
 
-def _search(
-    anchors: Tensor, documents: Tensor, wanted: int, anchor_chunk: int, document_chunk: int
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """For each chunk of anchors its start, the numbers `(a, wanted)` of the most similar documents, and their cosines."""
-    with tqdm(total=len(anchors), unit="anchor", desc="mining", disable=None) as bar:
-        for start in range(0, len(anchors), anchor_chunk):
-            part = anchors[start : start + anchor_chunk]
-            best = torch.empty(len(part), 0)
-            numbers = torch.empty(len(part), 0, dtype=torch.int64)
-            for begin in range(0, len(documents), document_chunk):
-                cosines = part @ documents[begin : begin + document_chunk].T
-                cosines, found = cosines.topk(min(wanted, cosines.shape[1]), dim=1)
-                best, order = torch.cat([best, cosines], dim=1).topk(min(wanted, best.shape[1] + cosines.shape[1]), dim=1)
-                numbers = torch.cat([numbers, found + begin], dim=1).gather(1, order)
-            yield start, numbers, best
-            bar.update(len(part))
-
-
-def _faiss_search(
-    anchors: Tensor, documents: Tensor, wanted: int, anchor_chunk: int, document_chunk: int
-) -> Iterator[tuple[int, Tensor, Tensor]]:
+def _faiss_index(documents: Tensor, chunk: int) -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise InputError("faiss is not installed: pip install faiss-cpu; or mine without it") from error
+        raise InputError("faiss is not installed: pip install faiss-cpu, or mine without it") from error
     index = faiss.IndexFlatIP(documents.shape[1])
-    for part in documents.split(document_chunk):
+    for part in documents.split(chunk):
         index.add(part.numpy())
-    with tqdm(total=len(anchors), unit="anchor", desc="mining", disable=None) as bar:
-        for start in range(0, len(anchors), anchor_chunk):
-            cosines, numbers = index.search(anchors[start : start + anchor_chunk].numpy(), wanted)
-            yield start, torch.from_numpy(numbers), torch.from_numpy(cosines)
-            bar.update(len(numbers))
+    return index
 
 
-def mining_encoder(name: str, pairs: PairData) -> SentenceEncoder:
-    """Mean pooling for `baseline`, else the encoder of a checkpoint.
+def _apply_limits(config: MiningConfig, cosines: Tensor, lowest_positive: Tensor, skipped: Counter[str]) -> None:
+    """Set the cosines `(a, k)` of candidates beyond a limit to -inf, and count them; `lowest_positive` is `(a, 1)`."""
+    beyond: dict[str, Tensor] = {}
+    if config.absolute_margin is not None:
+        beyond["absolute_margin"] = cosines + config.absolute_margin > lowest_positive
+    if config.relative_margin is not None:
+        beyond["relative_margin"] = cosines > lowest_positive - lowest_positive.abs() * config.relative_margin
+    if config.max_score is not None:
+        beyond["max_score"] = cosines > config.max_score
+    if config.min_score is not None:
+        beyond["min_score"] = cosines < config.min_score
+    for name, mask in beyond.items():
+        mask &= cosines.isfinite()
+        skipped[name] += int(mask.sum())
+        cosines[mask] = -torch.inf
+
+
+def baseline_or_checkpoint(name: str, pairs: PairData) -> SentenceEncoder:
+    """Mean pooling for `baseline`, otherwise a checkpoint's encoder.
 
     Raises:
-        InputError: where the checkpoint is missing, or for other tokens.
+        InputError: if the checkpoint is missing or was trained on other tokens.
     """
     if name == BASELINE:
         return mean_pooling(pairs.tokens.dim)
@@ -246,35 +236,36 @@ def mining_encoder(name: str, pairs: PairData) -> SentenceEncoder:
     return encoder
 
 
-def with_mined_negatives(
-    encoder: SentenceEncoder, pairs: PairData, match_label: float, mining: Mining, *, faiss: bool = False
-) -> tuple[PairData, Mined]:
-    """Pairs with hard negatives for each first sentence, from the sentences of the same pairs.
+def add_hard_negatives(
+    encoder: SentenceEncoder, pairs: PairData, match_label: float, config: MiningConfig, *, use_faiss: bool = False
+) -> tuple[PairData, HardNegatives]:
+    """Add hard negatives to pairs: for each first sentence, similar sentences of the same pairs that do not match it.
 
-    Where mining finds fewer than asked for, random sentences that do not match fill up: easy ones do no harm.
+    If mining finds fewer than `num_negatives`, random sentences that do not match fill the row.
 
     Args:
-        encoder: what finds them; mean pooling, or any other than the one to be trained.
+        encoder: gives the cosines; mean pooling or another encoder than the one to train.
         pairs: labelled pairs.
-        match_label: label from which on a pair matches.
-        mining: which to take.
-        faiss: search with faiss.
+        match_label: pairs with this label or higher match.
+        config: which documents become negatives.
+        use_faiss: search with faiss.
     """
-    everything = find_documents(pairs.tokens, pairs, match_label)
-    used = np.unique(everything.document_of[np.concatenate([pairs.first, pairs.second])])
+    documents = find_documents(pairs.tokens, pairs, match_label)
+    used = np.unique(documents.document_of[np.concatenate([pairs.first, pairs.second])])
     documents = replace(
-        everything,
-        sentences=everything.sentences[used],
-        document_of=np.searchsorted(used, everything.document_of),  # of sentences that are not used it says nothing
-        group=everything.group[used],
+        documents,
+        sentences=documents.sentences[used],
+        document_of=np.searchsorted(used, documents.document_of),  # meaningless for sentences of other pairs
+        group=documents.group[used],
     )
     anchors, anchor_of = np.unique(documents.document_of[pairs.first], return_inverse=True)
-    vectors = encode(encoder, pairs.tokens, documents.sentences)
-    itself = np.stack([np.arange(len(anchors)), anchors], axis=1)
-    mined = mine_negatives(vectors[anchors], vectors, documents.matches(anchors), mining, others=itself, faiss=faiss)
+    embeddings = encode(encoder, pairs.tokens, documents.sentences)
+    themselves = np.stack([np.arange(len(anchors)), anchors], axis=1)
+    matches = documents.matches(anchors)
+    mined = mine_hard_negatives(embeddings[anchors], embeddings, matches, config, excluded=themselves, use_faiss=use_faiss)
     negatives = mined.negatives.copy()
-    rng = np.random.default_rng(mining.seed)
-    while (missing := np.argwhere(negatives == NONE)).size:
+    rng = np.random.default_rng(config.seed)
+    while (missing := np.argwhere(negatives == MISSING)).size:
         drawn = rng.integers(0, len(used), len(missing))
         matching = documents.group[drawn] == documents.group[anchors[missing[:, 0]]]
         negatives[tuple(missing[~matching].T)] = drawn[~matching]

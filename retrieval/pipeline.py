@@ -1,60 +1,61 @@
-"""The retrieval pipeline: set parts aside, score mean pooling, mine hard negatives, train, score again."""
+"""The retrieval pipeline: split the dataset, score mean pooling, mine hard negatives, train, score the encoder."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from common.errors import InputError
 from data import PairData, open_pairs, split_by_groups
-from evaluation.checkpoint import load_encoder, save_encoder
-from evaluation.encoding import check_fits, encode
+from evaluation.checkpoint import save_encoder
+from evaluation.encoding import encode
+from evaluation.scores import score_table
 from model import EncoderConfig, SentenceEncoder, mean_pooling
-from retrieval.mining import BASELINE, Mining, mining_encoder, with_mined_negatives
+from retrieval.mining import BASELINE, MiningConfig, add_hard_negatives, baseline_or_checkpoint
 from retrieval.scores import RetrievalScores, find_documents, score_retrieval
 from tokens.text_files import match_note
 from training.recipe import LossTerm, Phase, Recipe, check_recipe
 from training.reports import data_facts, draw_history, write_history, write_metrics
 from training.resume import SavedRun, identity_of_run
-from training.trainer import Trainer
+from training.trainer import Trainer, TrainingResult
 
 MATCH, NO_MATCH = 5.0, 0.0  # labels in training
+TITLES = {"mrr": "MRR@10", "recall": "recall@10", "ndcg": "nDCG@10", "average_precision": "average precision"}
 
 
 @dataclass
 class Pipeline:
-    """The retrieval pipeline.
+    """Settings of the retrieval pipeline.
 
     Args:
         dataset: labelled pairs: a .tsv, .csv or .store file.
-        sample_size: pairs to use, drawn at random; 0 all of them.
-        validation_size: part of the pairs to choose the best weights by.
-        test_size: part of the pairs to report on.
-        match_label: label from which on a pair matches.
-        split_seed: of the parts set aside, so that runs with other seeds are scored on the same.
-        seed: of everything else that is random.
-        epochs: passes over the pairs.
-        batch_size: pairs in a batch.
-        sentences_at_a_time: encode a batch in parts of this many sentences, to bound its memory; 0 all at once.
-        learning_rate: the peak, after warm-up.
+        sample_size: pairs to use, drawn at random; 0 uses all.
+        validation_size: fraction of the pairs for validation.
+        test_size: fraction of the pairs for test.
+        match_label: pairs with this label or higher match.
+        split_seed: seed of the split, so that runs with different seeds are scored on the same pairs.
+        seed: seed of everything else.
+        epochs: passes over the training pairs.
+        batch_size: pairs per batch.
+        sentences_at_a_time: encode a batch in parts of this many sentences to save memory; 0 encodes it whole.
+        learning_rate: peak learning rate, after warm-up.
         weight_decay: of AdamW.
-        warmup_ratio: part of the training that is warm-up.
-        encoder: what is trained; input_dim is taken from the data.
-        scale: of cosines in the ranking loss.
-        symmetric: the ranking loss also from match to sentence.
-        label_loss: the loss beside it on all labelled pairs.
-        label_weight: its weight; 0 leaves it out.
-        mask_false_negatives: leave out documents that mean pooling finds more similar than the match.
-        mine: find hard negatives.
-        mining_model: what finds them: baseline (mean pooling) or a checkpoint.
-        mining: which to take.
+        warmup_ratio: fraction of the training steps for warm-up.
+        encoder: the encoder to train; input_dim comes from the data.
+        scale: scale of the cosines in the ranking loss.
+        symmetric: also rank from match to sentence.
+        label_loss: extra loss on all labelled pairs.
+        label_weight: weight of label_loss; 0 turns it off.
+        mask_false_negatives: ignore documents that mean pooling finds more similar than the match.
+        mine: mine hard negatives.
+        mining_model: encoder used for mining: baseline (mean pooling) or a checkpoint.
+        mining: which documents become negatives.
     """
 
     dataset: str = ""
@@ -78,13 +79,13 @@ class Pipeline:
     mask_false_negatives: bool = True
     mine: bool = True
     mining_model: str = BASELINE
-    mining: Mining = field(default_factory=Mining)
+    mining: MiningConfig = field(default_factory=MiningConfig)
 
     def recipe(self) -> Recipe:
-        """The same as a recipe of one phase.
+        """The settings as a recipe of one phase.
 
         Raises:
-            InputError: for a field that cannot be trained with.
+            InputError: if a field has a value that cannot be trained with.
         """
         options = {"scale": self.scale, "symmetric": float(self.symmetric), "min_label": MATCH}
         losses = {"ranking": LossTerm(options=options, guide="baseline" if self.mask_false_negatives else "none")}
@@ -92,9 +93,9 @@ class Pipeline:
             losses[self.label_loss] = LossTerm(weight=self.label_weight)
         recipe = Recipe(
             encoder=self.encoder,
-            # The last weights: a rank correlation over pairs would choose others than those that rank best among all documents.
+            # Keep the last weights: the best Spearman on pairs is not the best MRR among all documents.
             phases={"ranking": Phase(epochs=self.epochs, losses=losses, without_duplicates=True, select="none")},
-            never_below_baseline=False,  # by its own scores, see run
+            never_below_baseline=False,  # run() compares MRR instead
             batch_size=self.batch_size,
             sentences_at_a_time=self.sentences_at_a_time,
             learning_rate=self.learning_rate,
@@ -106,21 +107,11 @@ class Pipeline:
         return recipe
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The dataset, and its parts without a sentence in common."""
-
-    everything: PairData
-    training: PairData
-    validation: PairData
-    test: PairData
-
-
-def open_parts(pipeline: Pipeline) -> Parts:
-    """Read the dataset and set validation and test apart.
+def open_splits(pipeline: Pipeline) -> tuple[PairData, dict[str, PairData]]:
+    """Read the dataset and split it into training, validation and test pairs, which share no sentence.
 
     Raises:
-        InputError: where it is missing, or has no matching or no other pairs.
+        InputError: if the dataset or its split has no matching pairs, or the settings of the split are invalid.
     """
     if not pipeline.dataset:
         raise InputError("no dataset; give --dataset FILE, labelled pairs of sentences")
@@ -128,12 +119,12 @@ def open_parts(pipeline: Pipeline) -> Parts:
         if not 0 < getattr(pipeline, name) <= 0.5:
             raise InputError(f"{name} is {getattr(pipeline, name)}, expected above 0 and at most 0.5")
     if pipeline.validation_size + pipeline.test_size >= 1:
-        raise InputError("validation_size and test_size leave nothing for training; together they must be below 1")
+        raise InputError("validation_size and test_size leave nothing for training; their sum must be below 1")
     pairs = open_pairs([pipeline.dataset])
     is_match = pairs.labels >= pipeline.match_label
     if is_match.all() or not is_match.any():
-        what = "all" if is_match.all() else "none"
-        raise InputError(f"{what} of the pairs match (match_label {pipeline.match_label:g}), expected some", path=pipeline.dataset)
+        what = "all pairs match" if is_match.all() else "no pair matches"
+        raise InputError(f"{what} (match_label {pipeline.match_label:g}), expected both kinds", path=pipeline.dataset)
     if note := match_note(pairs.labels, pipeline.match_label):
         print(note)
     pairs = replace(pairs, labels=np.where(is_match, MATCH, NO_MATCH).astype(np.float32))
@@ -142,135 +133,122 @@ def open_parts(pipeline: Pipeline) -> Parts:
         pairs = pairs.select(np.sort(rows))
     rest, test = split_by_groups(pairs, pipeline.test_size, pipeline.split_seed)
     training, validation = split_by_groups(rest, pipeline.validation_size / (1 - pipeline.test_size), pipeline.split_seed)
-    for name, part in (("training", training), ("validation", validation), ("test", test)):
-        if not (part.labels == MATCH).any():
-            raise InputError(f"no pair of the {name} part matches: give more pairs, or another --split_seed", path=pipeline.dataset)
-    print(f"{len(pairs):,} pairs: {len(training):,} for training, {len(validation):,} for validation, {len(test):,} for test")
-    return Parts(pairs, training, validation, test)
+    splits = {"training": training, "validation": validation, "test": test}
+    for name, split in splits.items():
+        if not (split.labels == MATCH).any():
+            raise InputError(f"no {name} pair matches: give more pairs or another --split_seed", path=pipeline.dataset)
+    print(f"{len(pairs):,} pairs: {', '.join(f'{len(split):,} for {name}' for name, split in splits.items())}")
+    return pairs, splits
 
 
 class Scoring:
-    """Scores of encoders on the parts set aside, each among the sentences of the whole dataset."""
+    """Scores of encoders on the held-out splits, searching all sentences of the dataset; mean pooling comes first."""
 
-    PARTS = ("validation", "test")
-    COLUMNS: ClassVar = {"mrr": "MRR@10", "recall": "recall@10", "ndcg": "nDCG@10", "average_precision": "average precision"}
-
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
-        self.documents = find_documents(parts.everything.tokens, parts.everything, MATCH)
-        self.scores: dict[str, dict[str, RetrievalScores]] = {part: {} for part in self.PARTS}
+    def __init__(self, dataset: PairData, splits: Mapping[str, PairData]) -> None:
+        self.tokens = dataset.tokens
+        self.held_out = {name: splits[name] for name in ("validation", "test")}
+        self.documents = find_documents(dataset.tokens, dataset, MATCH)
+        self.scores: dict[str, dict[str, RetrievalScores]] = {name: {} for name in self.held_out}  # by split and encoder
+        self.add("mean pooling", mean_pooling(dataset.tokens.dim))
 
     def add(self, name: str, encoder: SentenceEncoder) -> None:
         """Score an encoder under a name."""
-        vectors = encode(encoder, self.parts.everything.tokens, self.documents.sentences)
-        for part in self.PARTS:
-            self.scores[part][name] = score_retrieval(vectors, getattr(self.parts, part), self.documents, MATCH)
-
-    def figures(self) -> dict[str, dict[str, dict[str, float]]]:
-        """All scores: by part, name, metric."""
-        return {part: {name: asdict(values) for name, values in rows.items()} for part, rows in self.scores.items()}
+        embeddings = encode(encoder, self.tokens, self.documents.sentences)
+        for split, pairs in self.held_out.items():
+            self.scores[split][name] = score_retrieval(embeddings, pairs, self.documents, MATCH)
 
     def table(self) -> str:
-        """The scores for people."""
-        lines = [f"{'':24}" + "".join(f"{title:>19}" for title in self.COLUMNS.values())]
-        for part, rows in self.scores.items():
-            for name, values in rows.items():
-                lines.append(f"{part + ', ' + name:24}" + "".join(f"{getattr(values, column):19.4f}" for column in self.COLUMNS))
-        return "\n".join(lines) + "\n"
+        """A text table with one column per encoder."""
+        columns: dict[str, dict[str, float]] = {name: {} for name in self.scores["validation"]}
+        for split, by_encoder in self.scores.items():
+            for name, scores in by_encoder.items():
+                columns[name] |= {f"{split} {title}": getattr(scores, metric) for metric, title in TITLES.items()}
+        return score_table(columns)
 
 
 def evaluate(pipeline: Pipeline, checkpoint: str) -> None:
-    """Print the scores of a checkpoint beside mean pooling's, on the parts that training sets aside."""
-    parts = open_parts(pipeline)
-    encoder = load_encoder(checkpoint)
-    check_fits(encoder, parts.everything)
-    scoring = Scoring(parts)
-    scoring.add("mean pooling", mean_pooling(parts.everything.tokens.dim))
+    """Print the scores of a checkpoint and of mean pooling on the held-out splits."""
+    dataset, splits = open_splits(pipeline)
+    encoder = baseline_or_checkpoint(checkpoint, dataset)
+    scoring = Scoring(dataset, splits)
     scoring.add("encoder", encoder)
-    print(scoring.table(), end="")
+    print(scoring.table())
 
 
 def run(
     pipeline: Pipeline, folder: Path, out: Path, *, tensorboard: bool = False, resume: bool = False, command: str = ""
 ) -> dict[str, Any]:
-    """The whole pipeline; what it came to, as in its metrics.json.
+    """Run the whole pipeline; returns the contents of metrics.json.
 
     Args:
-        pipeline: what to do.
-        folder: for the run's files.
-        out: the checkpoint.
-        tensorboard: log there too.
-        resume: go on with the training that was stopped in this folder.
-        command: how to go on, for who presses Ctrl-C.
+        pipeline: the settings.
+        folder: where the run's files are written, and where `resume` finds a stopped training.
+        out: the checkpoint to write.
+        tensorboard: also log to TensorBoard.
+        resume: continue the training that was stopped.
+        command: the command that resumes the run, printed on Ctrl-C.
     """
     recipe = pipeline.recipe()
-    parts = open_parts(pipeline)
-    scoring = Scoring(parts)
-    scoring.add("mean pooling", mean_pooling(parts.everything.tokens.dim))
-    training = parts.training
+    dataset, splits = open_splits(pipeline)
+    scoring = Scoring(dataset, splits)
     if pipeline.mine:
-        miner = mining_encoder(pipeline.mining_model, training)
-        training, mined = with_mined_negatives(miner, training, MATCH, pipeline.mining)
+        encoder = baseline_or_checkpoint(pipeline.mining_model, dataset)
+        splits["training"], mined = add_hard_negatives(encoder, splits["training"], MATCH, pipeline.mining)
         print(mined.report())
-    trainer = Trainer(recipe, training, parts.validation)
-    saved = SavedRun(folder, identity_of_run(recipe, training, parts.validation), command=command)
+    trainer = Trainer(recipe, splits["training"], splits["validation"])
+    saved = SavedRun(folder, identity_of_run(recipe, splits["training"], splits["validation"]), command=command)
     if resume and (summary := saved.finished()):
         print(f"The run in {folder}/ is finished: {summary}")
         return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     print(saved.begin(trainer, resume))
-    bar = tqdm(total=trainer.total_batches, initial=trainer.batches_done, unit="batch", disable=None)
-    with bar, _log(folder, tensorboard) as log, saved.keeping(trainer):
-
-        def show(phase: str, loss: float, spearman: float) -> None:
-            bar.set_postfix(loss=f"{loss:.3f}", validation=f"{spearman:.4f}", refresh=False)
-            bar.update()
-            log(trainer.batches_done, loss, spearman)  # the bar counts nothing where it is not shown
-
-        trainer.on_step = show
-        trained = trainer.run()
-    encoder = trained.encoder
-    scoring.add("encoder", encoder)
-    # Not "below": MRR is not a number where the only match of every question is itself, written twice.
-    fell_back = not scoring.scores["validation"]["encoder"].mrr >= scoring.scores["validation"]["mean pooling"].mrr
-    if fell_back:
-        print("Training did not help on the validation part: the result is mean pooling.")
-        encoder = mean_pooling(parts.everything.tokens.dim)
-        encoder.tokens_from = trained.encoder.tokens_from
-        scoring.add("encoder", encoder)
-    size = save_encoder(out, encoder)
+    trained = _train(trainer, saved, _tensorboard_writer(folder) if tensorboard else None)
+    trained = _choose_encoder(trained, scoring)
+    size = save_encoder(out, trained.encoder)
     write_history(folder / "history.csv", trained.history)
-    draw_history(folder / "training.png", replace(trained, fell_back=fell_back), recipe.phases)
+    draw_history(folder / "training.png", trained, recipe.phases)
     metrics = {
         "pipeline": asdict(pipeline),
-        "data": {"training": data_facts(training)} | {part: data_facts(getattr(parts, part)) for part in Scoring.PARTS},
-        **scoring.figures(),
+        "data": {name: data_facts(split) for name, split in splits.items()},
+        **{split: {name: asdict(scores) for name, scores in by_encoder.items()} for split, by_encoder in scoring.scores.items()},
         "epoch": trained.epoch,
-        "fell_back": fell_back,
+        "fell_back": trained.fell_back,
         "seconds": round(saved.seconds, 1),
         "bytes": size,
     }
     write_metrics(folder / "metrics.json", metrics)
     saved.finish(f"{out}, validation MRR@10 {scoring.scores['validation']['encoder'].mrr:.4f}")
-    print(
-        f"\n{scoring.table()}\n{out}: {size / 2**20:.2f} MiB, trained in {saved.seconds:.0f} s. Curve, history, figures: {folder}/"
-    )
+    print(f"\n{scoring.table()}\n")
+    print(f"{out}: {size / 2**20:.2f} MiB, trained in {saved.seconds:.0f} s. Curve, history, figures: {folder}/")
     return metrics
 
 
-@contextmanager
-def _log(folder: Path, tensorboard: bool) -> Iterator[Callable[[int, float, float], None]]:
-    """A function that takes step, loss and validation Spearman to TensorBoard, or nowhere."""
-    if not tensorboard:
-        yield lambda step, loss, spearman: None
-        return
+def _train(trainer: Trainer, saved: SavedRun, writer: Any) -> TrainingResult:
+    """Train, logging to a TensorBoard writer or None."""
+
+    def log(phase: str, loss: float, spearman: float) -> None:
+        writer.add_scalar("loss", loss, trainer.batches_done)
+        writer.add_scalar("validation Spearman", spearman, trainer.batches_done)
+
+    with writer or nullcontext():
+        return saved.run(trainer, log if writer else None)
+
+
+def _tensorboard_writer(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise InputError("--tensorboard needs a package that is not installed: pip install tensorboard") from error
-    with SummaryWriter(str(folder / "tensorboard")) as writer:
+    return SummaryWriter(str(folder / "tensorboard"))
 
-        def log(step: int, loss: float, spearman: float) -> None:
-            writer.add_scalar("loss", loss, step)
-            writer.add_scalar("validation Spearman", spearman, step)
 
-        yield log
+def _choose_encoder(trained: TrainingResult, scoring: Scoring) -> TrainingResult:
+    """Score the trained encoder; mean pooling replaces it if its validation MRR is lower."""
+    scoring.add("encoder", trained.encoder)
+    validation = scoring.scores["validation"]
+    if validation["encoder"].mrr >= validation["mean pooling"].mrr:
+        return replace(trained, fell_back=False)
+    print("Training did not help on the validation pairs: the result is mean pooling.")  # or no query has a match: MRR is NaN
+    encoder = mean_pooling(scoring.tokens.dim)
+    encoder.tokens_from = trained.encoder.tokens_from
+    scoring.add("encoder", encoder)
+    return replace(trained, encoder=encoder, fell_back=True)

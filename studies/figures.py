@@ -16,13 +16,7 @@ from studies.tables import BASELINE, ENCODER, TITLES, Row
 
 
 def draw_scores(path: Path, rows: Sequence[Row], scores: Sequence[str]) -> None:
-    """Test scores as PNG: a panel per data set and score, a line per encoder with a point per seed and a bar at their mean.
-
-    Args:
-        path: PNG to write.
-        rows: of the runs, see `run_row`.
-        scores: names of the scores.
-    """
+    """Test scores as PNG: a panel per data set and score, a line per encoder with a point per seed and a bar at their mean."""
     panels = [(data, score) for data in dict.fromkeys(row["data"] for row in rows) for score in scores]
     names = list(dict.fromkeys(row["encoder"] for row in rows))
     figure = Figure(figsize=(2.5 + 2.3 * len(panels), 1.3 + 0.34 * len(names)), layout="constrained")

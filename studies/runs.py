@@ -18,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from common.errors import InputError
-from common.yaml_files import read_yaml, what_is_missing
+from common.yaml_files import describe_field_error, read_yaml
 
 ROOT = Path(__file__).parent.parent
 STUDY_KEYS = ("command", "options", "out", "seeds", "scores", "figure", "report", "data", "arms")
@@ -101,7 +101,7 @@ def read_study(path: Path) -> Study:
         return Study(runs, list(contents["scores"]), list(contents["figure"]), contents.get("report"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"not a study, expected command, options, out, seeds, scores, figure, data and arms ({what_is_missing(error)})",
+            f"not a study, expected command, options, out, seeds, scores, figure, data and arms ({describe_field_error(error)})",
             path=path,
         ) from error
 

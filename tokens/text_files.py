@@ -1,4 +1,4 @@
-"""Lines of text files and the pairs in them: `sentence1, sentence2, label`, separated by tabs or commas."""
+"""Text files of sentence pairs: `sentence1, sentence2, label`, separated by tabs or commas."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gzip
 import math
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -23,7 +23,7 @@ HEADER_WORDS = {"label", "score", "similarity", "similarity_score", "gold", "is_
 
 @dataclass(frozen=True)
 class TextPairs:
-    """Sentence pairs as text: `first[i]` and `second[i]` have the similarity `labels[i]`, 0-5, float32 `(n,)`."""
+    """Sentence pairs as text, with labels `(n,)`, 0-5, float32."""
 
     first: list[str]
     second: list[str]
@@ -34,27 +34,27 @@ class TextPairs:
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """Open a file, gzip-compressed (`.gz`) or not, as bytes.
+    """Open a plain or gzip-compressed (`.gz`) file as bytes.
 
     Raises:
-        InputError: where there is no such file.
+        InputError: if there is no such file.
     """
     if not path.is_file():
-        raise InputError("no such file; check the path" if not path.is_dir() else "is a folder, expected a file", path=path)
+        raise InputError("is a folder, expected a file" if path.is_dir() else "no such file; check the path", path=path)
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
 def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
-    """The lines of a text file with their numbers from 1, without line ends, byte-order mark and blank last lines.
+    """Yield line numbers from 1 and lines, without line ends, byte-order mark, and blank lines at the end.
 
     Raises:
-        InputError: for a missing file, a blank line between others, an empty file, damaged compression.
+        InputError: if the file is missing, empty or damaged, or has a blank line between others.
     """
     return _without_blank_end(((number, line.rstrip(b"\r\n")) for number, line in _whole_lines(Path(path))), Path(path))
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """All lines with their ends, without the byte-order mark."""
+    """Yield line numbers and lines with their ends, without the byte-order mark."""
     number = 0
     with open_bytes(path) as file:
         try:
@@ -67,7 +67,7 @@ def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _without_blank_end(rows: Iterator[tuple[int, Row]], path: Path) -> Iterator[tuple[int, Row]]:
-    """Rows with their line numbers but not the blank ones at the end; one between others is an error."""
+    """Yield rows without the blank ones at the end; a blank row between others is an error."""
     blank = last = 0
     for number, row in rows:
         if any(field.strip() for field in ([row] if isinstance(row, bytes) else row)):
@@ -82,12 +82,16 @@ def _without_blank_end(rows: Iterator[tuple[int, Row]], path: Path) -> Iterator[
 
 
 def is_text(path: Path) -> bool:
-    """Whether a file is named as text pairs are: `.csv` or `.tsv`, perhaps with `.gz`."""
-    return path.name.removesuffix(".gz").endswith((".csv", ".tsv"))
+    """Whether a file is named like text pairs: `.csv` or `.tsv`, optionally with `.gz`."""
+    return _suffix(path) in FORMATS
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).suffix
 
 
 def decode(line: bytes, path: str | os.PathLike[str], number: int) -> str:
-    """The text of a line, which must be UTF-8."""
+    """Decode a line of UTF-8."""
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -97,13 +101,13 @@ def decode(line: bytes, path: str | os.PathLike[str], number: int) -> str:
 
 
 def parse_label(text: str, path: str | os.PathLike[str], number: int) -> float:
-    """A label, 0-5."""
+    """Parse a label, 0-5."""
     try:
         label = float(text) if "_" not in text else math.nan
     except ValueError:
         label = math.nan
     if math.isnan(label):
-        advice = f"; in a header it is called {' or '.join(sorted(HEADER_WORDS))}" if number == 1 else ""
+        advice = f"; a header would say {' or '.join(sorted(HEADER_WORDS))}" if number == 1 else ""
         raise InputError(f"label {text[:40]!r} is not a number, expected 0 to 5{advice}", path=path, line=number)
     if not 0.0 <= label <= MAX_LABEL:
         raise InputError(f"label {text.strip()} is out of range, expected 0 to 5", path=path, line=number)
@@ -111,44 +115,42 @@ def parse_label(text: str, path: str | os.PathLike[str], number: int) -> float:
 
 
 def labels_note(labels: np.ndarray) -> str | None:
-    """A sentence about labels `(n,)` that look like 0 to 1; None for others."""
+    """Return a warning if labels `(n,)` look like 0 to 1, else None."""
     if labels.max() > 1:
         return None
     return (
-        f"The largest label is {labels.max():g}, and labels are taken for 0 to 5: multiply similarities of 0 to 1 by 5; "
-        "for 1 match, 0 no match there is train_retrieval.py."
+        f"The largest label is {labels.max():g}, but labels are read as 0 to 5: multiply similarities of 0 to 1 by 5; "
+        "if labels are 1 for a match and 0 otherwise, use train_retrieval.py."
     )
 
 
 def match_note(labels: np.ndarray, match_label: float) -> str | None:
-    """A sentence about labels `(n,)` of more than 1, where those from 1 on are taken for matches; None otherwise."""
+    """Return a warning if labels `(n,)` exceed 1 while the default `match_label` of 1 is used, else None."""
     if labels.max() <= 1 or match_label != 1:
         return None
     share = (labels >= match_label).mean()
-    return f"Labels go up to {labels.max():g}: those from {match_label:g} up, {share:.0%}, are matches (--match_label)."
+    return f"Labels go up to {labels.max():g}: {share:.0%} are {match_label:g} or more and count as matches (--match_label)."
 
 
 def read_text_pairs(path: str | os.PathLike[str]) -> TextPairs:
     """Read sentence pairs: three columns, sentence1, sentence2, label.
 
-    Files named `.csv` are separated by commas, with quotes where a sentence has one; all others by tabs, where quotes
-    are ordinary characters. A first row whose third column names it (label, score, ...) is a header.
+    `.csv` files are comma-separated with optional quotes; all others are tab-separated, with quotes as ordinary characters.
+    A first row whose third column is a name (label, score, ...) is a header.
 
     Raises:
-        InputError: for a row without three columns, an empty sentence, or a label that is not a number from 0 to 5.
+        InputError: if a row does not have three columns, a sentence is empty, or a label is not a number from 0 to 5.
     """
     path = Path(path)
-    is_csv = path.name.removesuffix(".gz").endswith(".csv")
+    rows = FORMATS.get(_suffix(path), _tab_rows)(path)
     first: list[str] = []
     second: list[str] = []
     labels: list[float] = []
-    for number, row in _csv_rows(path) if is_csv else _tab_rows(path):
+    for number, row in rows:
         if len(row) != 3:
-            separator = "commas" if is_csv else "tabs"
+            separator = "commas" if _suffix(path) == ".csv" else "tabs"
             raise InputError(
-                f"{len(row)} columns, expected 3 separated by {separator}: sentence1, sentence2, label",
-                path=path,
-                line=number,
+                f"{len(row)} columns, expected 3 separated by {separator}: sentence1, sentence2, label", path=path, line=number
             )
         if not labels and number == 1 and row[2].strip().lower() in HEADER_WORDS:
             continue
@@ -168,7 +170,7 @@ def _tab_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    # The lines keep their ends: within quotes they belong to the sentence.
+    # Lines keep their ends, which belong to the sentence within quotes.
     rows = csv.reader((decode(line, path, number) for number, line in _whole_lines(path)), strict=True)
 
     def numbered() -> Iterator[tuple[int, list[str]]]:
@@ -176,11 +178,14 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             for row in rows:
                 yield rows.line_num, row
         except csv.Error as error:
-            reason = str(error).split(" - ")[0]  # what follows is advice to programmers
+            reason = str(error).split(" - ")[0]  # the rest is advice for programmers
             raise InputError(
-                f"not a row of comma-separated values ({reason}); columns are separated by commas, lines end as on Unix or Windows",
+                f"not a row of comma-separated values ({reason}); separate columns by commas and end lines as on Unix or Windows",
                 path=path,
                 line=rows.line_num,
             ) from error
 
     return _without_blank_end(numbered(), path)
+
+
+FORMATS: dict[str, Callable[[Path], Iterator[tuple[int, list[str]]]]] = {".csv": _csv_rows, ".tsv": _tab_rows}

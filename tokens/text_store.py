@@ -1,8 +1,10 @@
-"""Text pairs to a token store: every different sentence is encoded once by a transformer backbone."""
+"""Text pairs to a token store: a transformer backbone encodes each distinct sentence once."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,67 +16,62 @@ from tokens.text_files import TextPairs, read_text_pairs
 from tokens.token_store import TokenStore, cached_store, create_store, identity_of, pack_json
 
 
+@dataclass
 class BackboneSettings:
-    """Which backbone makes the tokens; it is loaded only when a store has to be made."""
+    """The arguments of a `Backbone`, which is loaded only if a store has to be built."""
 
-    def __init__(
-        self,
-        name: str = DEFAULT_BACKBONE,
-        layers: str | None = None,
-        max_length: int = DEFAULT_MAX_LENGTH,
-        device: str = "cpu",
-        pooled: bool = False,
-    ) -> None:
-        self.name, self.layers, self.max_length, self.device, self.pooled = name, layers, max_length, device, pooled
-        self._backbone: Backbone | None = None
+    name: str = DEFAULT_BACKBONE
+    layers: str | None = None
+    max_length: int = DEFAULT_MAX_LENGTH
+    device: str = "cpu"
+    pooled: bool = False
 
-    def load(self) -> Backbone:
-        """The backbone, loaded once."""
-        if self._backbone is None:
-            self._backbone = Backbone(self.name, self.layers, pooled=self.pooled, max_length=self.max_length, device=self.device)
-        return self._backbone
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The loaded backbone."""
+        return Backbone(self.name, self.layers, pooled=self.pooled, max_length=self.max_length, device=self.device)
 
     def description(self) -> dict[str, Any]:
-        """What a token store says of where its tokens come from."""
-        if self.layers is None:
-            self.layers = default_layers(DEFAULT_WIDTH, self.pooled) if self.name == DEFAULT_BACKBONE else self.load().layers
-        description = {"backbone": self.name, "layers": self.layers, "max_length": self.max_length}
+        """Return what a token store records about its backbone."""
+        layers = self.layers
+        if layers is None:
+            layers = default_layers(DEFAULT_WIDTH, self.pooled) if self.name == DEFAULT_BACKBONE else self.backbone.layers
+        description = {"backbone": self.name, "layers": layers, "max_length": self.max_length}
         return description | ({"pooled": True} if self.pooled else {})
 
 
 def text_store(
     path: str | os.PathLike[str],
-    backbone: BackboneSettings | None = None,
+    settings: BackboneSettings | None = None,
     *,
     store_path: str | os.PathLike[str] | None = None,
 ) -> TokenStore:
-    """The token store of a file of text pairs, made where it is not there yet.
+    """Return the token store of a file of text pairs; build it unless one of the same file and settings exists.
 
-    Each different sentence is encoded once. A store that was made from the same file with the same backbone and layers
-    is opened as it is.
+    Each distinct sentence is encoded once.
 
     Args:
         path: `.csv` or `.tsv` with sentence1, sentence2, label.
-        backbone: what makes the tokens.
-        store_path: the store; by default beside the file.
+        settings: the backbone; None takes the default.
+        store_path: the store; by default next to the file.
 
     Raises:
-        InputError: for bad rows, or a backbone that cannot be loaded.
+        InputError: if a row is malformed or the backbone cannot be loaded.
     """
     path = Path(path)
     pairs = read_text_pairs(path)
-    settings = backbone or BackboneSettings()
+    settings = settings or BackboneSettings()
     description = {"source": path.name, "identity": identity_of(path), **settings.description()}
     target = Path(store_path) if store_path else path.with_name(f"{path.name}.store")
-    return cached_store(target, description, lambda cache: _write_store(cache, pairs, settings.load(), description))
+    return cached_store(target, description, lambda cache: _write_store(cache, pairs, settings.backbone, description))
 
 
 def _write_store(path: Path, pairs: TextPairs, backbone: Backbone, description: dict[str, Any]) -> None:
     sentences = list(dict.fromkeys(pairs.first + pairs.second))
     number = {sentence: i for i, sentence in enumerate(sentences)}
-    ids, cut = backbone.tokenize(sentences)
-    if cut:
-        tqdm.write(f"{description['source']}: {cut} sentences were cut to {backbone.max_length} tokens (--max_length)")
+    ids, truncated = backbone.tokenize(sentences)
+    if truncated:
+        tqdm.write(f"{description['source']}: {truncated} sentences were truncated to {backbone.max_length} tokens (--max_length)")
     order = []
     with create_store(path, backbone.dim) as writer:
         encoded = backbone.token_embeddings(ids)

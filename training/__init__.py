@@ -1,1 +1,1 @@
-"""From a recipe and pairs to the best encoder: recipes, the loop, teachers, resuming, reports."""
+"""Everything that turns a recipe and pairs into the best encoder: the loop, teachers, resuming, reports."""

@@ -1,7 +1,6 @@
-"""What a teacher says of the training sentences, and of pieces of them, which have no label but its similarities.
+"""Teacher targets: the teacher's embeddings of the training sentences and of unlabelled sentences made from their pieces.
 
-Labels speak of few pairs. A teacher has a similarity for any two sentences, and pieces and mixtures of the training
-sentences are more sentences of the same kind.
+Labels cover few pairs; a teacher gives a similarity for any two sentences.
 """
 
 from __future__ import annotations
@@ -20,30 +19,29 @@ from common.errors import InputError
 from data import PairData, TeacherTargets
 from tokens.backbone import Backbone
 from tokens.token_store import cached_store, create_store, identity_of
-from training.teacher import Teacher, load_teacher, read_teacher
+from training.teacher import load_teacher, read_teacher
 
-FEWEST_WORDS = 4  # of a sentence that pieces are made of
+MIN_WORDS = 4  # of a sentence that is cut into pieces
 
 
-def with_teacher_targets(pairs: PairData, folder: Path, set_aside: dict[str, float] | None = None, device: str = "cpu") -> PairData:
-    """Training pairs with what a teacher says of them.
+def with_teacher_targets(pairs: PairData, folder: Path, set_aside: dict[str, float] | None = None) -> PairData:
+    """Add teacher targets to training pairs.
 
-    It is made once, with the teacher and the backbone of the tokens, and kept in the teacher's folder. Where the backbone of
-    the tokens is not known (they came as `.dat` files), there are no pieces, and the lessons are of the sentences alone.
+    They are computed once and cached in the teacher's folder. If the tokens' backbone is unknown, as for `.dat` files, there
+    are no unlabelled sentences.
 
     Args:
         pairs: training pairs whose text is known.
-        folder: what teacher.py made.
-        set_aside: fraction and seed of the validation pairs that were taken from the same pairs, None if they come from elsewhere.
-        device: where teacher and backbone run.
+        folder: written by teacher.py.
+        set_aside: fraction and seed of the validation split, None if validation pairs were given.
 
     Raises:
-        InputError: where the folder is no teacher, the text is not known, or the teacher has learned from pairs set aside.
+        InputError: if the folder holds no teacher, the text is unknown, or the teacher was trained on validation pairs.
     """
     facts = read_teacher(folder)
     if set_aside is not None and facts["set_aside"] != set_aside:
         raise InputError(
-            "this teacher has learned from pairs that are set aside for validation; give --validation, or make the teacher "
+            "this teacher was trained on pairs that are set aside for validation; give --validation, or train the teacher "
             f"without it and with --seed {set_aside['seed']}",
             path=folder,
         )
@@ -51,12 +49,12 @@ def with_teacher_targets(pairs: PairData, folder: Path, set_aside: dict[str, flo
     if pairs.tokens.description.get("pooled"):
         tokens["pooled"] = True
     digest = hashlib.blake2b(digest_size=16)
-    for array in (pairs.tokens.digests[pairs.first], pairs.tokens.digests[pairs.second]):
-        digest.update(array.tobytes())
+    for side in (pairs.first, pairs.second):
+        digest.update(pairs.tokens.digests[side].tobytes())
     description = {"teacher": identity_of(folder / "model.safetensors"), "tokens": tokens, "pairs": digest.hexdigest()}
     name = hashlib.blake2b(json.dumps(description).encode(), digest_size=6).hexdigest()
     path = folder / f"targets-{name}.store"
-    store = cached_store(path, description, lambda cache: _write_targets(cache, pairs, load_teacher(folder, device), description))
+    store = cached_store(path, description, lambda cache: _write_targets(cache, pairs, folder, description))
     targets = TeacherTargets(
         pairs=np.stack([store.extra["first"], store.extra["second"]], axis=1),
         unlabelled=len(pairs.tokens) + np.arange(len(store)),
@@ -65,48 +63,39 @@ def with_teacher_targets(pairs: PairData, folder: Path, set_aside: dict[str, flo
     return replace(pairs, tokens=pairs.tokens.followed_by(store), targets=targets)
 
 
-def _write_targets(path: Path, pairs: PairData, teacher: Teacher, description: dict[str, Any]) -> None:
-    text, tokens = pairs.text(), description["tokens"]
-    sentences = list(dict.fromkeys(text.first + text.second))
-    pieces = make_pieces(sentences, seed=0) if tokens["backbone"] else []
-    vectors = {}
-    for name, side in (("first", text.first), ("second", text.second), ("pieces", pieces)):
-        vectors[name] = teacher.encode(side, progress=f"teacher, {name}").numpy()
+def _write_targets(path: Path, pairs: PairData, folder: Path, description: dict[str, Any]) -> None:
+    teacher, text, tokens = load_teacher(folder), pairs.text(), description["tokens"]
+    pieces = make_pieces(list(dict.fromkeys(text.first + text.second)), seed=0) if tokens["backbone"] else []
+    sides = {"first": text.first, "second": text.second, "pieces": pieces}
+    embeddings = {name: teacher.encode(side, progress=f"teacher, {name}").numpy() for name, side in sides.items()}
     order = []
     with create_store(path, pairs.tokens.dim) as writer:
         if pieces:
             backbone = Backbone(
-                tokens["backbone"],
-                tokens["layers"],
-                pooled=tokens.get("pooled", False),
-                max_length=tokens["max_length"],
-                device=teacher.backbone.device,
+                tokens["backbone"], tokens["layers"], pooled=tokens.get("pooled", False), max_length=tokens["max_length"]
             )
-            ids, _ = backbone.tokenize(pieces)
-            encoded = backbone.token_embeddings(ids)
-            for number, embeddings in tqdm(encoded, total=len(pieces), unit="sentence", desc="tokens, pieces", disable=None):
-                writer.append(embeddings)
+            encoded = backbone.token_embeddings(backbone.tokenize(pieces)[0])
+            for number, piece in tqdm(encoded, total=len(pieces), unit="sentence", desc="tokens, pieces", disable=None):
+                writer.append(piece)
                 order.append(number)
-        writer.finish(vectors, description, order)
+        writer.finish(embeddings, description, order)
 
 
 def make_pieces(sentences: Sequence[str], seed: int) -> list[str]:
-    """Pieces and mixtures of sentences: of each a run of its words, its words with a quarter left out, and its first half
-    followed by the second half of another.
+    """Make new sentences from the words of others.
 
-    Args:
-        sentences: those with fewer than 4 words are used for mixtures only.
-        seed: of the choice.
+    From each sentence of at least 4 words: a span of its words, and its words with a quarter dropped. From every sentence: its
+    first half followed by the second half of a random other one.
 
     Returns:
-        All different ones that are not among `sentences`.
+        The new sentences, each once, none of them in `sentences`.
     """
     rng = np.random.default_rng(seed)
     words = [sentence.split() for sentence in sentences]
     pieces = []
     for own in words:
         n = len(own)
-        if n >= FEWEST_WORDS:
+        if n >= MIN_WORDS:
             length = int(np.ceil(n * rng.uniform(0.4, 0.85)))
             start = rng.integers(0, n - length + 1)
             pieces.append(own[start : start + length])

@@ -1,8 +1,8 @@
-"""Large batches in little memory: encode a part of the batch at a time, and keep only its vectors.
+"""Large batches in little memory: encode a batch part by part and keep only its embeddings.
 
-A loss over a batch needs the vectors of all its sentences at once, and what the encoder keeps for the gradient is much
-larger than these. So each part is encoded twice: first for its vectors alone, from which the loss and its gradient with
-respect to them follow, then again, to carry that gradient into the weights.
+A loss over a batch needs all its embeddings at once, but what autograd stores to compute them is much larger. So each part
+is encoded twice: first without gradients, to compute the loss and its gradient at the embeddings; then again, to
+backpropagate that gradient to the weights.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ def backward_in_parts(parts: Sequence[Part], encode: Callable[[Part], Tensor], l
 
     Args:
         parts: the batch in parts.
-        encode: one part to its vectors `(b, K)`.
-        loss_of: all vectors, in the order of the parts, to the loss.
+        encode: computes a part's embeddings, `(b, K)`.
+        loss_of: computes the loss from all embeddings, in the order of the parts.
 
     Returns:
         The loss.
     """
-    states, vectors = [], []
+    states, embeddings = [], []
     with torch.no_grad():
         for part in parts:
             states.append(random_state())
-            vectors.append(encode(part))
-    leaf = torch.cat(vectors).requires_grad_()
+            embeddings.append(encode(part))
+    leaf = torch.cat(embeddings).requires_grad_()
     loss = loss_of(leaf)
     loss.backward()
     assert leaf.grad is not None
     after = random_state()
-    for part, state, gradient in zip(parts, states, leaf.grad.split([len(part) for part in vectors]), strict=True):
-        set_random_state(state)  # the same values are dropped again
+    for part, state, gradient in zip(parts, states, leaf.grad.split([len(part) for part in embeddings]), strict=True):
+        set_random_state(state)  # for the same dropout masks
         encode(part).backward(gradient)
     set_random_state(after)
     return loss.item()
 
 
 def random_state():  # type: ignore[no-untyped-def]
-    """The states of torch's random generators, of the CPU and of the current GPU, as tensors."""
+    """The state of torch's random generators, of the CPU and of the current GPU, as tensors."""
     devices = torch.empty(0, device="cuda") if torch.cuda.is_initialized() else torch.empty(0)
     return torch.get_rng_state(), get_device_states(devices)
 
 
 def set_random_state(state) -> None:  # type: ignore[no-untyped-def]
-    """Go back to what `random_state` gave."""
+    """Restore what `random_state` returned."""
     torch.set_rng_state(state[0])
     set_device_states(*state[1])

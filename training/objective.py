@@ -1,4 +1,4 @@
-"""What a phase makes small on a batch: the weighted sum of its losses, over vectors in the order of the pairs."""
+"""The objective of a phase: the weighted sum of its losses on a batch."""
 
 from __future__ import annotations
 
@@ -15,72 +15,78 @@ from training.recipe import Phase
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Vectors of a batch: B pairs, U without label below them, and N negatives of each of the B.
+class BatchEmbeddings:
+    """Embeddings of a batch: B labelled pairs, then U unlabelled pairs, and N negatives per labelled pair.
 
     Attributes:
         first: `(B + U, K)`.
         second: `(B + U, K)`.
-        negatives: `(B, N, K)`, None where there are none.
+        negatives: `(B, N, K)`, if there are any.
     """
 
     first: Tensor
     second: Tensor
     negatives: Tensor | None = None
 
-    def joined(self, n: int, with_negatives: bool) -> Tensor:
-        """The first n first sentences, the first n second ones, the negatives if asked for: as losses take a guide."""
+    def as_guide(self, n: int, with_negatives: bool) -> Tensor:
+        """The first n pairs as losses take a guide: first sentences, second sentences, then the negatives if asked for."""
         negatives = [] if self.negatives is None or not with_negatives else [self.negatives.flatten(0, 1)]
         return torch.cat([self.first[:n], self.second[:n], *negatives])
 
-    def shortened(self, length: int) -> Columns:
-        """The first `length` numbers of each vector, at unit length again."""
-        first, second = (F.normalize(side[:, :length]) for side in (self.first, self.second))
-        return Columns(first, second, None if self.negatives is None else F.normalize(self.negatives[..., :length], dim=2))
+    def truncated(self, dims: int) -> BatchEmbeddings:
+        """The first `dims` dimensions of each embedding, normalised again."""
+        first, second = (F.normalize(side[:, :dims]) for side in (self.first, self.second))
+        return BatchEmbeddings(first, second, None if self.negatives is None else F.normalize(self.negatives[..., :dims], dim=2))
 
 
-def in_columns(vectors: Tensor, batch: PairBatch) -> Columns:
-    """Vectors in the order of a batch's `position`; a teacher has none of negatives."""
-    n_negatives = len(batch.labels) * batch.n_negatives
-    sides = vectors[: len(batch.position) - n_negatives]
-    negatives = vectors[len(sides) :].unflatten(0, (len(batch.labels), batch.n_negatives)) if len(vectors) > len(sides) else None
-    first, second = sides.chunk(2)
-    return Columns(first, second, negatives)
+def split_batch(embeddings: Tensor, batch: PairBatch) -> BatchEmbeddings:
+    """Split embeddings in the order of the batch's `position`; those of a teacher have no negatives."""
+    n_pair_sentences = len(batch.position) - len(batch.labels) * batch.n_negatives
+    first, second = embeddings[:n_pair_sentences].chunk(2)
+    negatives = embeddings[n_pair_sentences:]
+    return BatchEmbeddings(first, second, negatives.unflatten(0, (len(batch.labels), -1)) if len(negatives) else None)
 
 
 def nested_loss(
-    lengths: Sequence[int], phase: Phase, vectors: Columns, labels: Tensor, guides: Mapping[str, Columns], number: int
+    nested: Sequence[int],
+    phase: Phase,
+    embeddings: BatchEmbeddings,
+    labels: Tensor,
+    guides: Mapping[str, BatchEmbeddings],
+    number: int,
 ) -> Tensor:
-    """The mean of a phase's loss over vectors shortened to each of some lengths; without lengths, of the vectors as they are.
+    """The mean of `phase_loss` over embeddings truncated to each of the `nested` dimensions; untruncated if there are none.
 
-    Source: Kusupati et al. 2022, Matryoshka Representation Learning, eq. 1, with equal weights. Guides keep their length.
+    Source: Kusupati et al. 2022, Matryoshka Representation Learning, eq. 1, with equal weights. Guides are not truncated.
     """
-    views = [vectors.shortened(length) for length in lengths] or [vectors]
+    views = [embeddings.truncated(dims) for dims in nested] or [embeddings]
     return torch.stack([phase_loss(phase, view, labels, guides, number) for view in views]).mean()
 
 
-def phase_loss(phase: Phase, vectors: Columns, labels: Tensor, guides: Mapping[str, Columns], number: int) -> Tensor:
+def phase_loss(
+    phase: Phase, embeddings: BatchEmbeddings, labels: Tensor, guides: Mapping[str, BatchEmbeddings], number: int
+) -> Tensor:
     """The weighted sum of a phase's losses on one batch.
 
     Args:
         phase: names the losses.
-        vectors: of the batch.
-        labels: `(B,)`.
-        guides: vectors of others by name, baseline or teacher; a term whose guide is not here is left out.
-        number: the batch's number in the epoch, from 1; a term with `every` n counts on every n-th.
+        embeddings: of the batch.
+        labels: `(B,)`, 0-5.
+        guides: the batch's embeddings by other encoders, baseline or teacher; terms without their guide are skipped.
+        number: the batch's number in the epoch, from 1; a term with `every` n is added to every n-th batch.
     """
-    total = vectors.first.new_zeros(())
+    total = embeddings.first.new_zeros(())
     for name, term in phase.losses.items():
         if number % term.every == 0 and (term.guide == "none" or term.guide in guides):
-            n = len(vectors.first) if name in WITHOUT_LABELS else len(labels)
+            n = len(embeddings.first) if name in WITHOUT_LABELS else len(labels)
             takes_negatives = name in WITH_NEGATIVES
-            guide = guides[term.guide].joined(n, takes_negatives) if term.guide != "none" else None
-            more = {"negatives": vectors.negatives} if takes_negatives else {}
-            loss = LOSSES[name](vectors.first[:n], vectors.second[:n], labels, guide, **more, **term.options)
+            guide = guides[term.guide].as_guide(n, takes_negatives) if term.guide != "none" else None
+            negatives = {"negatives": embeddings.negatives} if takes_negatives else {}
+            loss = LOSSES[name](embeddings.first[:n], embeddings.second[:n], labels, guide, **negatives, **term.options)
             total = total + term.weight * loss
     return total
 
 
 def guide_names(phase: Phase) -> set[str]:
-    """Whose similarities the losses of a phase see too."""
+    """The guides that a phase's losses use: none, baseline, teacher."""
     return {term.guide for term in phase.losses.values()}

@@ -1,4 +1,4 @@
-"""What a training run leaves behind: history, recipe, figures, a curve."""
+"""Training artifacts: history, recipe, metrics, curve."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from common.files import write_csv_atomically, write_figure_atomically, write_te
 from data import PairData
 from training.objective import guide_names
 from training.recipe import Phase, Recipe
-from training.trainer import EpochRecord, Trained
+from training.trainer import EpochRecord, TrainingResult
 
 
 def write_history(path: Path, history: Sequence[EpochRecord]) -> None:
-    """One row of CSV for each epoch, named after the fields of EpochRecord."""
+    """Write a CSV with a row per epoch and the fields of EpochRecord as columns."""
     rows = [[f"{value:.6g}" if isinstance(value, float) else value for value in astuple(record)] for record in history]
     write_csv_atomically(path, [[field.name for field in fields(EpochRecord)], *rows])
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
-    """The recipe as YAML that `--config` reads."""
+    """Write the recipe as YAML that `--config` reads."""
     write_text_atomically(path, yaml.safe_dump(asdict(recipe), sort_keys=False))
 
 
 def data_facts(pairs: PairData) -> dict[str, Any]:
-    """What tells the data of a run from others: how many pairs, a hash of them, where their tokens come from."""
+    """Identify the pairs of a run: their number, their hash without teacher targets, and the source of their tokens."""
     identity = replace(pairs, targets=None).identity()
     return {"pairs": len(pairs), "identity": identity, "tokens": dict(pairs.tokens.description)}
 
 
 def git_commit() -> str | None:
-    """The commit of the code, with -dirty where files were changed since; None where this is no git repository."""
+    """The commit of the code, with -dirty if files have changed since; None outside a git repository."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
@@ -50,50 +50,50 @@ def git_commit() -> str | None:
 
 
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
-    """Figures of the run as JSON, with the commit and the versions that made them."""
+    """Write metrics as JSON, with the commit and versions that produced them."""
     versions = {"python": platform.python_version()}
     versions |= {module.__name__: module.__version__ for module in (torch, np)}
     write_text_atomically(path, json.dumps({**metrics, "commit": git_commit(), "versions": versions}, indent=2) + "\n")
 
 
-def draw_history(path: Path, trained: Trained, phases: Mapping[str, Phase]) -> None:
-    """Loss, validation Spearman and learning rate of each epoch, with the phases marked.
+def draw_history(path: Path, result: TrainingResult, phases: Mapping[str, Phase]) -> None:
+    """Plot loss, validation Spearman and learning rate per epoch, with the phases marked.
 
     Args:
         path: PNG to write.
-        trained: what training came to.
+        result: of the run.
         phases: of its recipe.
     """
-    history, baseline = trained.history, trained.baseline.spearman
+    history, baseline = result.history, result.baseline.spearman
     epochs = np.array([record.epoch for record in history])
     figure = Figure(figsize=(8, 6.4), layout="constrained")
-    loss_axes, rank_axes, rate_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.4))
-    # Each phase has a loss of its own: drawn as shares of the phase's first epoch, they fit one axis.
+    loss_axes, spearman_axes, rate_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.4))
+    # Phases have different losses: relative to the phase's first epoch, they fit one axis.
     for number, name in enumerate(dict.fromkeys(record.phase for record in history if record.phase)):
         phase = [record for record in history if record.phase == name]
-        on_validation = "validation, labels alone" if "teacher" in guide_names(phases[name]) else "validation"
+        on_validation = "validation, labels only" if "teacher" in guide_names(phases[name]) else "validation"
         for values, style, label in (
             ([record.loss for record in phase], "o-", f"{name}, training"),
             ([record.validation_loss for record in phase], "s--", f"{name}, {on_validation}"),
         ):
             loss_axes.plot([record.epoch for record in phase], np.array(values) / values[0], style, markersize=3, label=label)
-        for axes in (loss_axes, rank_axes, rate_axes):
+        for axes in (loss_axes, spearman_axes, rate_axes):
             axes.axvspan(phase[0].epoch - 0.5, phase[-1].epoch + 0.5, color="0.93" if phase[0].epoch > 1 else "0.98", zorder=0)
-        height = 1.03 + 0.1 * (number % 2)  # above the axes, where no curve is; a phase may be a single epoch wide
-        place = loss_axes.get_xaxis_transform()
-        loss_axes.text(phase[0].epoch - 0.5, height, name, transform=place, fontsize=9, color="0.35")
+        height = 1.03 + 0.1 * (number % 2)  # in turn, because a phase may be one epoch wide
+        transform = loss_axes.get_xaxis_transform()
+        loss_axes.text(phase[0].epoch - 0.5, height, name, transform=transform, fontsize=9, color="0.35")
     loss_axes.set_ylabel("loss / phase's first epoch")
-    if loss_axes.lines:  # a run of no epochs has no losses
+    if loss_axes.lines:  # none without epochs
         loss_axes.legend(fontsize=8, ncols=2, frameon=False)
-    rank = np.array([record.validation_spearman for record in history])
-    pooling = f"mean pooling {baseline:.4f}"
-    rank_axes.axhline(baseline, color="tab:gray", linestyle="--", label=f"kept: {pooling}" if trained.fell_back else pooling)
-    rank_axes.plot(epochs, rank, "o-", color="tab:blue", markersize=4, label="encoder")
-    if not trained.fell_back and history:  # a run of no epochs has none
-        kept = trained.epoch, rank[trained.epoch]
-        rank_axes.plot(*kept, "*", color="tab:orange", markersize=15, label="kept: epoch {}, {:.4f}".format(*kept))
-    rank_axes.set_ylabel("validation Spearman")
-    rank_axes.legend(fontsize=8)
+    spearman = np.array([record.validation_spearman for record in history])
+    label = f"{'kept: ' if result.fell_back else ''}mean pooling {baseline:.4f}"
+    spearman_axes.axhline(baseline, color="tab:gray", linestyle="--", label=label)
+    spearman_axes.plot(epochs, spearman, "o-", color="tab:blue", markersize=4, label="encoder")
+    if not result.fell_back and history:
+        kept = result.epoch, spearman[result.epoch]
+        spearman_axes.plot(*kept, "*", color="tab:orange", markersize=15, label="kept: epoch {}, {:.4f}".format(*kept))
+    spearman_axes.set_ylabel("validation Spearman")
+    spearman_axes.legend(fontsize=8)
     rate_axes.plot(epochs, [record.learning_rate for record in history], color="tab:green")
     rate_axes.set_ylabel("learning rate")
     rate_axes.set_xlabel("epoch")

@@ -1,8 +1,8 @@
-"""A training run that was stopped goes on where it was, to the same bits.
+"""Save and resume training runs, to the same bits as without a stop.
 
-The state of a run is one file in its folder, `state.pt`: tensors, numbers and text, nothing that executes when it is read. It
-is replaced whole, after each epoch and from time to time within one, so a run can be killed at any moment. Once the run is
-finished, the file says only that.
+The state of a run is one file in its folder, `state.pt`: tensors, numbers and text, nothing that executes on load. It is
+replaced atomically after each epoch and from time to time within one, so a run may be killed at any moment. A finished run
+keeps only a summary in it.
 """
 
 from __future__ import annotations
@@ -12,49 +12,49 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from common.errors import InputError
 from common.files import write_atomically
 from data import PairData
 from evaluation.checkpoint import load_tensors, save_encoder
-from evaluation.encoding import device_of
 from training import processes
 from training.recipe import Recipe, dotted
-from training.trainer import Trainer
+from training.trainer import Trainer, TrainingResult
 
 FORMAT_VERSION = 1
 SAVE_SECONDS = 60.0
 
 
 def identity_of_run(recipe: Recipe, training: PairData, validation: PairData, device: str = "cpu") -> dict[str, Any]:
-    """What must be the same where a run goes on; of the device, its type."""
+    """Everything that must be the same when a run resumes; of the device, its type."""
     return {
         **asdict(recipe),
         "training pairs": training.identity(),
         "validation pairs": validation.identity(),
-        "processes": processes.count(),
+        "processes": processes.world_size(),
         "device": device,
     }
 
 
 class SavedRun:
-    """The state of a run in its folder."""
+    """The saved state of a run, in its folder."""
 
     def __init__(self, folder: Path, identity: dict[str, Any], *, save_seconds: float = SAVE_SECONDS, command: str = "") -> None:
-        """Name the run; nothing is read or written yet.
+        """Prepare to read or write the state.
 
         Args:
             folder: of the run.
             identity: see `identity_of_run`.
-            save_seconds: save no more often than this within an epoch, 0 after each step of the optimiser.
-            command: how to go on, for who presses Ctrl-C.
+            save_seconds: minimum time between saves within an epoch; 0 saves after each optimiser step.
+            command: command that resumes the run, printed after Ctrl-C.
         """
         self.path = folder / "state.pt"
         self.identity = json.loads(json.dumps(identity))
@@ -66,63 +66,50 @@ class SavedRun:
 
     @property
     def seconds(self) -> float:
-        """Time spent on the run, also before it was stopped."""
+        """Time spent on the run, including the time before it was resumed."""
         return self._seconds_before + time.monotonic() - self._begin
 
     def read(self) -> dict[str, Any] | None:
-        """The state, None where there is none.
+        """The saved state, or None.
 
         Raises:
-            InputError: where it is damaged, or of a run by another recipe or on other data.
+            InputError: if it is damaged, or from a run with another recipe, data, device or number of processes.
         """
         contents = self._contents()
         if contents is None:
             return None
         ours, theirs = dotted(self.identity), dotted(contents["identity"])
-        if contents.get("finished") or "device" not in theirs:  # where it was made matters for what is left to do only
+        if contents.get("finished") or "device" not in theirs:  # irrelevant once finished, and not in older files
             theirs["device"] = ours.get("device")
         differences = [
-            f"the {name} are others" if name.endswith("pairs") else f"{name} is {ours.get(name)}, there {theirs.get(name)}"
+            f"the {name} differ" if name.endswith("pairs") else f"{name} was {theirs.get(name)}, now {ours.get(name)}"
             for name in {**ours, **theirs}
             if ours.get(name) != theirs.get(name)
         ]
         if differences:
             raise InputError(
-                f"the run in this folder is another one: {'; '.join(differences[:3])}. Give the options it began with, another "
-                "--run_dir, or leave out --resume to begin again",
+                f"this folder holds a different run: {'; '.join(differences[:3])}. Give the options of that run or another "
+                "--run_dir, or start over without --resume",
                 path=self.path,
             )
         return contents
 
     def _contents(self) -> dict[str, Any] | None:
-        """The state of whichever run was in the folder."""
+        """The state of any run in the folder, or None."""
         if not self.path.exists():
             return None
-        contents = load_tensors(self.path, "the state of a run", "leave out --resume to begin again")
+        contents = load_tensors(self.path, "a saved run", "start over without --resume")
         if contents.get("format") != FORMAT_VERSION or not isinstance(contents.get("identity"), dict):
-            raise InputError("not the state of a run of this version; leave out --resume to begin again", path=self.path)
+            raise InputError("not a saved run of this version; start over without --resume", path=self.path)
         return contents
 
     def finished(self) -> str | None:
-        """What a finished run came to, None for one that is not."""
+        """The summary of a finished run, or None."""
         contents = self.read()
         return contents.get("finished") if contents else None
 
-    def restore(self, trainer: Trainer) -> bool:
-        """Put a trainer where the run was; False where there is nothing to go on from."""
-        contents = self.read()
-        if contents is None:
-            return False
-        try:
-            trainer.load_state_dict(contents["trainer"])
-            self._seconds_before = float(contents["seconds"])
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            reason = str(error).split("\n", 1)[0]
-            raise InputError(f"the state is damaged ({reason}); leave out --resume to begin again", path=self.path) from error
-        return True
-
-    def set_aside(self) -> Path | None:
-        """Make way for a new run; the state of one that was stopped is kept as `state.pt.previous`, and this is given."""
+    def back_up(self) -> Path | None:
+        """Rename the state of an unfinished run to `state.pt.previous`, so that a new run can start; returns the new path."""
         if not self.path.exists():
             return None
         with suppress(InputError):
@@ -133,54 +120,74 @@ class SavedRun:
         return previous
 
     def begin(self, trainer: Trainer, resume: bool) -> str:
-        """Put the trainer where the run was, if that is wanted; a sentence that says whether it begins or goes on."""
+        """Restore the trainer from the saved state when resuming; returns a line that says where the run starts."""
         folder = self.path.parent
-        if resume and self.restore(trainer):
-            return f"Going on in {folder}/ after {trainer.batches_done:,} of {trainer.total_batches:,} batches."
+        if resume and (contents := self.read()):
+            try:
+                trainer.load_state_dict(contents["trainer"])
+                self._seconds_before = float(contents["seconds"])
+            except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+                reason = str(error).split("\n", 1)[0]
+                raise InputError(f"the saved run is damaged ({reason}); start over without --resume", path=self.path) from error
+            return f"Resuming in {folder}/ after {trainer.batches_done:,} of {trainer.total_batches:,} batches."
         if resume:
-            return f"No run was saved in {folder}/: this one begins."
-        note = f"Saved in {folder}/ on the way; if it is stopped, --run_dir {folder} --resume goes on."
-        if processes.is_first() and (previous := self.set_aside()):
-            note = f"The state of a run that was stopped in {folder}/ is kept as {previous.name}. {note}"
+            return f"No saved run in {folder}/, starting a new one."
+        note = f"The run is saved in {folder}/; if it is stopped, resume it with --run_dir {folder} --resume."
+        if processes.is_main() and (previous := self.back_up()):
+            note = f"An unfinished run was in {folder}/; its state is kept as {previous.name}. {note}"
         return note
 
     @contextmanager
-    def keeping(self, trainer: Trainer) -> Iterator[None]:
-        """While a trainer runs: save its state; Ctrl-C saves it too, and the best encoder so far, and ends the block.
+    def autosave(self, trainer: Trainer) -> Iterator[None]:
+        """Save the trainer's state while it runs; Ctrl-C saves it too, with the best encoder so far, and stops the run.
 
         Raises:
-            KeyboardInterrupt: after Ctrl-C, with a message that says how to go on.
+            KeyboardInterrupt: after Ctrl-C, with a message that says how to resume.
         """
-        trainer.on_safe_point = lambda: self._keep(trainer)
+        trainer.on_safe_point = lambda: self._at_safe_point(trainer)
         before = signal.signal(signal.SIGINT, self._request_stop)
         try:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
 
+    def run(self, trainer: Trainer, on_batch: Callable[[str, float, float], None] | None = None) -> TrainingResult:
+        """Train with a progress bar, saving the state meanwhile; `on_batch` as in `Trainer`."""
+        hidden = None if processes.is_main() else True  # None shows the bar on terminals only
+        bar = tqdm(total=trainer.total_batches, initial=trainer.batches_done, unit="batch", disable=hidden)
+
+        def show(phase: str, loss: float, spearman: float) -> None:
+            bar.set_description(phase, refresh=False)
+            bar.set_postfix(loss=f"{loss:.3f}", validation=f"{spearman:.4f}", refresh=False)
+            bar.update()
+            if on_batch:
+                on_batch(phase, loss, spearman)
+
+        trainer.on_batch = show
+        with bar, self.autosave(trainer):
+            return trainer.run()
+
     def finish(self, summary: str) -> None:
-        """Leave of the state only what the run came to."""
+        """Mark the run as finished; only this summary stays in the state file."""
         self._write({"finished": summary})
 
     def _request_stop(self, *_: object) -> None:
-        if self._stop_requested and processes.count() == 1:  # torchrun passes Ctrl-C on, so that it comes twice
+        if self._stop_requested and processes.world_size() == 1:  # torchrun forwards Ctrl-C, so that it arrives twice
             raise KeyboardInterrupt
         self._stop_requested = True
 
-    def _keep(self, trainer: Trainer) -> None:
-        stops = processes.any_process(self._stop_requested, device_of(trainer.encoder))
+    def _at_safe_point(self, trainer: Trainer) -> None:
+        stops = processes.any_process(self._stop_requested, trainer.device)
         ends_epoch = not trainer.losses
-        if processes.is_first() and (stops or ends_epoch or time.monotonic() - self._last_save >= self.save_seconds):
+        if processes.is_main() and (stops or ends_epoch or time.monotonic() - self._last_save >= self.save_seconds):
             self._write({"trainer": trainer.state_dict(), "seconds": self.seconds})
             self._last_save = time.monotonic()
         if stops:
-            raise KeyboardInterrupt(self._farewell(trainer))
-
-    def _farewell(self, trainer: Trainer) -> str:
-        best = self.path.with_name("best.bin")
-        if processes.is_first():
-            save_encoder(best, trainer.best_encoder())
-        return f"stopped in epoch {trainer.epoch + bool(trainer.losses)}. Best encoder so far: {best}. To go on: {self.command}"
+            best = self.path.with_name("best.bin")
+            if processes.is_main():
+                save_encoder(best, trainer.best_encoder())
+            epoch = trainer.epoch + bool(trainer.losses)
+            raise KeyboardInterrupt(f"stopped in epoch {epoch}. Best encoder so far: {best}. To resume: {self.command}")
 
     def _write(self, contents: dict[str, Any]) -> None:
         buffer = io.BytesIO()

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from common.errors import InputError
 from common.files import write_text_atomically
 from data import PairData
-from evaluation.scores import score_vectors
+from evaluation.scores import score_embeddings
 from losses import cosent
 from model import unit_length
 from schedulers import CosineAnnealingWarmupLR
@@ -27,31 +27,26 @@ FACTS = "teacher.json"
 
 
 class Teacher:
-    """A backbone with mean pooling, all of it trained but for its word embeddings.
+    """A backbone with mean pooling; everything but its word embeddings is trained.
 
-    Word embeddings are half of a small backbone, few of them occur in the training pairs, and training them gains
-    nothing but a slower step.
+    Word embeddings are half of a small backbone's parameters, and few of them occur in the training pairs: training them
+    makes steps slower and gains nothing.
     """
 
     def __init__(self, backbone: Backbone, *, bfloat16: bool = False) -> None:
-        """Take over a backbone.
-
-        Args:
-            backbone: the start.
-            bfloat16: compute in half precision, faster on processors that have it.
-        """
+        """Wrap a backbone; `bfloat16` computes in half precision."""
         self.backbone = backbone
         self.model = backbone.model
         self.model.get_input_embeddings().requires_grad_(False)
         self.bfloat16 = bfloat16
 
     def parameters(self) -> list[nn.Parameter]:
-        """What is trained."""
+        """The parameters that are trained."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     @torch.inference_mode()
     def encode(self, sentences: Sequence[str], progress: str | None = None) -> Tensor:
-        """Sentence vectors `(n, G)`, unit length, on the CPU, of n sentences; `progress` names a progress bar."""
+        """The embeddings `(n, G)` of n sentences, unit length, on the CPU; `progress` labels a progress bar."""
         self.model.eval()
         if not sentences:
             return torch.empty(0, self.backbone.width)
@@ -59,20 +54,19 @@ class Teacher:
             return self.embed(self.backbone.tokenize(sentences)[0], batch_size=64, bar=bar).cpu()
 
     def embed(self, ids: Sequence[Sequence[int]], batch_size: int, bar: tqdm | None = None) -> Tensor:
-        """Sentence vectors `(n, G)`, unit length, of n tokenized sentences, in batches of similar length."""
+        """The embeddings `(n, G)` of n tokenized sentences, unit length, computed in batches of similar length."""
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        vectors = []
+        embeddings = []
         for start in range(0, len(order), batch_size):
-            numbers = order[start : start + batch_size]
-            vectors.append(self._embed_batch([ids[i] for i in numbers]))
+            rows = order[start : start + batch_size]
+            embeddings.append(self._embed_batch([ids[i] for i in rows]))
             if bar is not None:
-                bar.update(len(numbers))
-        return torch.cat(vectors)[torch.from_numpy(np.argsort(order))]
+                bar.update(len(rows))
+        return torch.cat(embeddings)[torch.from_numpy(np.argsort(order))]
 
     def _embed_batch(self, ids: list[Sequence[int]]) -> Tensor:
         batch = self.backbone.pad(ids)
-        precision = torch.autocast(self.backbone.device, torch.bfloat16) if self.bfloat16 else nullcontext()
-        with precision:
+        with torch.autocast(self.backbone.device, torch.bfloat16) if self.bfloat16 else nullcontext():
             hidden = self.model(**batch).last_hidden_state
         mask = batch["attention_mask"][:, :, None]
         return unit_length((hidden.float() * mask).sum(1) / mask.sum(1))
@@ -81,19 +75,19 @@ class Teacher:
 def fine_tune(
     teacher: Teacher, training: PairData, validation: PairData, *, epochs: int, batch_size: int, learning_rate: float, seed: int
 ) -> float:
-    """Fine-tune with CoSENT and keep the weights of the epoch that is best on the validation pairs.
+    """Fine-tune with CoSENT and keep the weights with the best Spearman on the validation pairs.
 
     Args:
         teacher: changed in place.
         training: pairs whose text is known.
-        validation: pairs whose text is known; none of their sentences should be in `training`.
+        validation: pairs whose text is known; they should share no sentence with `training`.
         epochs: passes over the training pairs.
-        batch_size: pairs in a batch.
-        learning_rate: the peak; it rises over a tenth of the steps and falls to 0.
-        seed: of order and dropout.
+        batch_size: pairs per batch.
+        learning_rate: the peak, after a warm-up of a tenth of the steps; then a cosine to 0.
+        seed: of the order of the pairs and of dropout.
 
     Returns:
-        The best Spearman on the validation pairs.
+        The best Spearman.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -126,13 +120,13 @@ def fine_tune(
 
 
 def validate(teacher: Teacher, pairs: PairData) -> float:
-    """Spearman on some pairs."""
+    """The teacher's Spearman on pairs whose text is known."""
     text = pairs.text()
-    return score_vectors(teacher.encode(text.first), teacher.encode(text.second), pairs.labels).spearman
+    return score_embeddings(teacher.encode(text.first), teacher.encode(text.second), pairs.labels).spearman
 
 
 def save_teacher(folder: Path, teacher: Teacher, facts: dict[str, Any]) -> None:
-    """Write the fine-tuned backbone as a folder that transformers loads, and what is known of it beside."""
+    """Write the fine-tuned backbone as a folder that transformers loads, with `facts` in teacher.json."""
     folder.mkdir(parents=True, exist_ok=True)
     teacher.model.save_pretrained(folder)
     teacher.backbone.tokenizer.save_pretrained(folder)
@@ -140,21 +134,21 @@ def save_teacher(folder: Path, teacher: Teacher, facts: dict[str, Any]) -> None:
 
 
 def read_teacher(folder: Path) -> dict[str, Any]:
-    """What is known of a teacher.
+    """The contents of a teacher's teacher.json.
 
     Raises:
-        InputError: where the folder is not one that teacher.py made.
+        InputError: if teacher.py did not write the folder.
     """
     try:
         return json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError("not a teacher, expected a folder that teacher.py made", path=folder) from error
+        raise InputError("not a teacher, expected a folder written by teacher.py", path=folder) from error
 
 
-def load_teacher(folder: Path, device: str = "cpu") -> Teacher:
-    """A teacher from its folder.
+def load_teacher(folder: Path) -> Teacher:
+    """Load a teacher from its folder, on the CPU.
 
     Raises:
-        InputError: where it is not one.
+        InputError: if teacher.py did not write the folder.
     """
-    return Teacher(Backbone(str(folder), "-1", max_length=read_teacher(folder)["max_length"], device=device))
+    return Teacher(Backbone(str(folder), "-1", max_length=read_teacher(folder)["max_length"]))

@@ -1,4 +1,4 @@
-"""The training loop: the phases of a recipe, one after the other, from mean pooling to the best encoder."""
+"""The training loop: runs the phases of a recipe and returns the best encoder."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from torch import Tensor, nn
 from common.errors import InputError
 from data import PairBatch, PairData, count_batches, training_batches
 from evaluation.encoding import device_of, encode_pairs
-from evaluation.scores import Scores, score, score_vectors
+from evaluation.scores import Scores, score, score_embeddings
 from model import SentenceEncoder, mean_pooling
 from schedulers import CosineAnnealingWarmupLR
 from training import processes
 from training.gradient_cache import backward_in_parts, random_state, set_random_state
-from training.objective import Columns, guide_names, in_columns, nested_loss
+from training.objective import BatchEmbeddings, guide_names, nested_loss, split_batch
 from training.recipe import Phase, Recipe, check_encoder
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch came to. Epoch 0 is the encoder before the first step.
+    """Losses and scores of one epoch. Epoch 0 is the encoder before the first step.
 
     Attributes:
         epoch: counted over all phases.
         phase: the phase's name; empty for epoch 0.
-        loss: mean training loss of the epoch.
+        loss: mean training loss; NaN for epoch 0.
         validation_loss: the phase's loss on the validation pairs.
-        validation_spearman: rank correlation on the validation pairs.
+        validation_spearman: Spearman on the validation pairs.
         learning_rate: at the end of the epoch.
-        selected: whether this epoch's weights were the best so far.
+        selected: whether these weights were the best so far.
     """
 
     epoch: int
@@ -48,16 +48,16 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What training came to.
+class TrainingResult:
+    """The result of a training run.
 
     Attributes:
-        encoder: the result, in evaluation mode: the best weights, or mean pooling where they were not better.
+        encoder: in evaluation mode: the best weights, or mean pooling if they are worse.
         epoch: the epoch of these weights, 0 for the start.
-        fell_back: whether the result is mean pooling because training did not do better.
-        baseline: mean pooling on the validation pairs.
-        validation: the result on the validation pairs.
-        history: one record for each epoch.
+        fell_back: whether the encoder is mean pooling because training did worse.
+        baseline: scores of mean pooling on the validation pairs.
+        validation: scores of the encoder on the validation pairs.
+        history: one record per epoch.
     """
 
     encoder: SentenceEncoder
@@ -69,13 +69,13 @@ class Trained:
 
     @property
     def diverged_in(self) -> int | None:
-        """The first epoch whose loss was not a number, None where there is none."""
+        """The first epoch whose loss was not finite, or None."""
         return next((record.epoch for record in self.history if record.epoch and not np.isfinite(record.loss)), None)
 
 
 @dataclass
 class _Best:
-    """The best weights so far and what they were chosen by; a smaller value is better."""
+    """The best weights so far and the value that chose them; lower is better."""
 
     criterion: str
     value: float
@@ -84,70 +84,70 @@ class _Best:
 
 
 class Trainer:
-    """Trains one encoder by a recipe.
+    """Trains one encoder with a recipe.
 
     Attributes:
-        epoch: epochs that are done, of all phases.
-        losses: of the batches that are done of the epoch after these.
-        history: a record of each epoch that is done.
+        baseline: scores of mean pooling on the validation pairs.
+        skipped: one message per phase that is skipped because it has no pairs.
+        total_batches: batches in the whole run.
+        total_steps: optimiser steps in the whole run.
+        epoch: finished epochs, over all phases.
+        losses: of the finished batches of the current epoch.
+        history: one record per finished epoch.
         best: the best weights so far.
-        on_step: called after each batch with the phase's name, the loss, and the last validation Spearman.
-        on_safe_point: called where `state_dict` holds all there is: after each step of the optimiser and each epoch.
+        on_batch: called after each batch with the phase's name, the loss, and the latest validation Spearman.
+        on_safe_point: called when `state_dict` is complete: after each optimiser step and each epoch.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        training: PairData,
-        validation: PairData,
-        *,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        """Set everything up and score mean pooling, `baseline`; nothing is trained yet.
-
-        Phases without pairs are left out; `left_out` says which and why.
+    def __init__(self, recipe: Recipe, training: PairData, validation: PairData, *, device: torch.device | str = "cpu") -> None:
+        """Build the encoder and the optimiser, and score mean pooling.
 
         Args:
-            recipe: what to do.
-            training: pairs to learn from.
-            validation: pairs to choose the best weights by; no sentence of them should be in `training`.
+            recipe: the settings.
+            training: pairs to train on.
+            validation: pairs that choose the best weights; they should share no sentence with `training`.
             device: where the encoder runs.
 
         Raises:
-            InputError: where no phase has pairs to train on, or there is a teacher and no loss for it, or the other way round.
+            InputError: if no phase has pairs to train on, or only one of teacher and distillation loss is given.
         """
         if training.targets is not None and not any("teacher" in guide_names(phase) for phase in recipe.phases.values()):
-            raise InputError("there is a teacher, and no loss of the recipe learns from it; choose --preset distilled")
+            raise InputError("a teacher is given, but no loss of the recipe uses it; choose --preset distilled")
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
         self.training = training
         self.validation = validation
-        self.on_step: Callable[[str, float, float], None] | None = None
-        self.on_safe_point: Callable[[], None] | None = None
+        self.on_batch: Callable[[str, float, float], None] = lambda *_: None
+        self.on_safe_point: Callable[[], None] = lambda: None
         config = replace(recipe.encoder, input_dim=training.tokens.dim)
         check_encoder(config)
         self.encoder = SentenceEncoder(config).to(device)
+        self.device = device_of(self.encoder)
         description = training.tokens.description
         self.encoder.tokens_from = {key: description.get(key) for key in ("backbone", "layers")}
         if description.get("pooled"):
             self.encoder.tokens_from["pooled"] = True
         if recipe.start != "random":
-            vectors = encode_pairs(mean_pooling(training.tokens.dim), training)
-            self.encoder.start_as_mean_pooling(torch.cat(vectors), centred=recipe.start == "centred")
-        processes.copy_from_first(self.encoder.parameters())
-        self.left_out: list[str] = []
-        self.phase_pairs = {name: self._pairs_of(name, phase) for name, phase in recipe.phases.items()}
+            pooled = torch.cat(encode_pairs(mean_pooling(training.tokens.dim), training))
+            self.encoder.start_as_mean_pooling(pooled, centred=recipe.start == "centred")
+        processes.broadcast_tensors(self.encoder.parameters())
+        self.skipped: list[str] = []
+        self.phase_pairs = {name: self._select_pairs(name, phase) for name, phase in recipe.phases.items()}
         self.phases = {name: phase for name, phase in recipe.phases.items() if len(self.phase_pairs[name]) >= 2}
         if not self.phases:
-            raise InputError(f"nothing to train on: {'; '.join(self.left_out)}")
-        fused = torch.__version__ >= "2.4" or device_of(self.encoder).type == "cuda"  # older ones have it on GPUs only
+            raise InputError(f"nothing to train on: {'; '.join(self.skipped)}")
+        fused = torch.__version__ >= "2.4" or self.device.type == "cuda"  # before 2.4 on GPUs only
         self.optimizer = torch.optim.AdamW(
             self.encoder.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fused
         )
-        longest = max(self.phases, key=lambda name: len(self.phase_pairs[name]))
+        batches = {name: count_batches(len(self.phase_pairs[name]), recipe.batch_size) for name in self.phases}
+        steps = {name: -(-n // recipe.accumulation) for name, n in batches.items()}
+        self._batches_of_epochs = [batches[name] for name, phase in self.phases.items() for _ in range(phase.epochs)]
+        self.total_batches = sum(self._batches_of_epochs)
+        self.total_steps = sum(phase.epochs * steps[name] for name, phase in self.phases.items())
         self.schedule = CosineAnnealingWarmupLR(
             self.optimizer,
-            warmup_steps=min(self.total_steps, round(recipe.warmup_epochs * self._steps_per_epoch(longest))),
+            warmup_steps=min(self.total_steps, round(recipe.warmup_epochs * max(steps.values()))),
             total_steps=self.total_steps,
             min_lr=recipe.min_learning_rate,
         )
@@ -158,43 +158,27 @@ class Trainer:
         self.best: _Best | None = None
         self.latest_spearman = 0.0
 
-    def _pairs_of(self, name: str, phase: Phase) -> PairData:
+    def _select_pairs(self, name: str, phase: Phase) -> PairData:
+        """The training pairs of a phase."""
         if self.training.targets is None and "teacher" in guide_names(phase):
-            raise InputError(f"phase {name} learns from a teacher and there is none; give train.py --teacher, or another recipe")
+            raise InputError(f"phase {name} needs a teacher; give --teacher to train.py, or choose another recipe")
         pairs = self.training.select(self.training.labels >= phase.min_label)
         if phase.epochs and len(pairs) < 2:
-            self.left_out.append(
-                f"phase {name} is left out: {len(pairs)} of {len(self.training)} training pairs have a label of at least "
-                f"{phase.min_label:g}, and it needs 2 (--phases.{name}.min_label)"
+            self.skipped.append(
+                f"phase {name} is skipped: {len(pairs)} of {len(self.training)} training pairs have a label of at least "
+                f"{phase.min_label:g} (--phases.{name}.min_label), expected at least 2"
             )
         return pairs
 
-    def _batches_per_epoch(self, phase: str) -> int:
-        return count_batches(len(self.phase_pairs[phase]), self.recipe.batch_size)
-
-    def _steps_per_epoch(self, phase: str) -> int:
-        return -(-self._batches_per_epoch(phase) // self.recipe.accumulation)
-
-    @property
-    def total_batches(self) -> int:
-        """Batches in the whole run."""
-        return sum(phase.epochs * self._batches_per_epoch(name) for name, phase in self.phases.items())
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of the optimiser in the whole run."""
-        return sum(phase.epochs * self._steps_per_epoch(name) for name, phase in self.phases.items())
-
     @property
     def batches_done(self) -> int:
-        """Batches that are done, of the whole run."""
-        of_epochs = [self._batches_per_epoch(name) for name, phase in self.phases.items() for _ in range(phase.epochs)]
-        return sum(of_epochs[: self.epoch]) + len(self.losses)
+        """Finished batches of the whole run."""
+        return sum(self._batches_of_epochs[: self.epoch]) + len(self.losses)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides how the run goes on, as tensors, numbers and text; only at a safe point.
+        """Everything needed to resume, as tensors, numbers and text; call it at a safe point only.
 
-        The order of the pairs needs no state: it follows from the seed and the epoch.
+        The order of the pairs is not part of it: it follows from the seed and the epoch.
         """
         return {
             "encoder": self.encoder.state_dict(),
@@ -209,7 +193,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a trainer of the same recipe and data was: `run` does what was left to do, to the same bits."""
+        """Restore the state of a trainer of the same recipe and data; `run` then gives the same bits as without a stop."""
         self.encoder.load_state_dict(state["encoder"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -226,8 +210,12 @@ class Trainer:
             encoder.load_state_dict(self.best.weights)
         return encoder.eval()
 
-    def run(self) -> Trained:
-        """Train all phases, or what is left of them, and give the best encoder."""
+    def run(self) -> TrainingResult:
+        """Train all phases, or the rest of them after resuming, and return the best encoder.
+
+        Raises:
+            InputError: if training diverged and the recipe does not fall back to mean pooling.
+        """
         epoch = 0
         for name, phase in self.phases.items():
             if phase.epochs and epoch == self.epoch and not self.losses:
@@ -238,111 +226,104 @@ class Trainer:
                     loss = self._train_epoch(name, phase, epoch)
                     self._finish_epoch(name, phase, epoch, loss)
                     self.epoch = epoch
-                    self._safe_point()
+                    self.on_safe_point()
         if self.best is not None:
             self.encoder.load_state_dict(self.best.weights)
             epoch = self.best.epoch
         validation = score(self.encoder, self.validation)
-        is_no_worse = validation.spearman >= self.baseline.spearman  # never where the vectors are no numbers
-        fell_back = self.recipe.never_below_baseline and not is_no_worse
+        fell_back = self.recipe.never_below_baseline and not validation.spearman >= self.baseline.spearman  # true for NaN
         if np.isnan(validation.spearman) and not fell_back:
-            raise InputError(f"training came to no numbers in epoch {epoch}; choose a lower --learning_rate")
+            raise InputError(f"training diverged in epoch {epoch} (embeddings are not finite); choose a lower --learning_rate")
         result = self.encoder
         if fell_back:
             result, epoch, validation = mean_pooling(self.validation.tokens.dim), 0, self.baseline
             result.tokens_from = self.encoder.tokens_from
-        return Trained(result.eval(), epoch, fell_back, self.baseline, validation, self.history)
+        return TrainingResult(result.eval(), epoch, fell_back, self.baseline, validation, self.history)
 
     def _begin_phase(self, name: str, phase: Phase, epoch: int) -> None:
-        """The weights a phase starts from compete with those it makes, and they are the best so far."""
+        """Start from the best weights so far; they compete with those of the phase."""
         if self.best is not None:
             self.encoder.load_state_dict(self.best.weights)
         if epoch == 0:
             self._finish_epoch(name, phase, epoch, loss=float("nan"))
         elif phase.select != "none" and (self.best is None or self.best.criterion != _criterion(name, phase)):
-            self._consider(name, phase, epoch, *self._validate(phase))
+            self._keep_if_best(name, phase, epoch, *self._validate(phase))
 
     def _train_epoch(self, name: str, phase: Phase, epoch: int) -> float:
-        """One pass over the phase's pairs; the mean loss."""
-        # A generator for each epoch: the order does not depend on what was drawn before.
-        rng = np.random.default_rng([self.recipe.seed, epoch])
-        pairs, recipe = self.phase_pairs[name], self.recipe
+        """Train on the phase's pairs once and return the mean loss."""
+        recipe = self.recipe
         self.encoder.train()
         batches = training_batches(
-            pairs,
+            self.phase_pairs[name],
             recipe.batch_size,
-            rng,
+            np.random.default_rng([recipe.seed, epoch]),  # one per epoch, so that resuming does not need its state
             bucket_size=recipe.sentences_at_a_time or None,
             unlabelled=phase.unlabelled,
             without_duplicates=phase.without_duplicates,
-            share=(processes.rank(), processes.count()),
+            share=(processes.rank(), processes.world_size()),
         )
         for number, batch in islice(enumerate(batches, start=1), len(self.losses), None):
             self.losses.append(self._backward(phase, batch, number))
             ends_step = number % recipe.accumulation == 0
             if ends_step:
                 self._step()
-            if self.on_step:
-                self.on_step(name, self.losses[-1], self.latest_spearman)
+            self.on_batch(name, self.losses[-1], self.latest_spearman)
             if ends_step:
-                self._safe_point()
+                self.on_safe_point()
         if len(self.losses) % recipe.accumulation:
             self._step()
         loss, self.losses = float(np.mean(self.losses)), []
         return loss
 
-    def _safe_point(self) -> None:
-        if self.on_safe_point:
-            self.on_safe_point()
-
     def _backward(self, phase: Phase, batch: PairBatch, number: int) -> float:
-        """Add the gradient of a batch to the weights; its loss."""
-        device = device_of(self.encoder)
-        if processes.count() > 1:  # what is dropped differs between processes, and needs no state to go on from
-            torch.manual_seed(_seed_of(self.recipe.seed, self.epoch, number, processes.rank()))
-        guides = {name: in_columns(vectors, batch) for name, vectors in self._guides_of(phase, batch).items()}
-        position, labels = batch.position.to(device), batch.labels.to(device)
+        """Backpropagate the loss of a batch and return it."""
+        if processes.world_size() > 1:  # dropout differs between processes; a seed per batch needs no saved state
+            seeds = np.random.SeedSequence((self.recipe.seed, self.epoch, number, processes.rank()))
+            torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+        guides = self._guides(phase, batch)
+        position, labels = batch.position.to(self.device), batch.labels.to(self.device)
 
-        def loss_of(vectors: Tensor) -> Tensor:
-            columns = in_columns(vectors[position], batch)
-            return nested_loss(self.recipe.nested, phase, columns, labels, guides, number) / self.recipe.accumulation
+        def loss_of(embeddings: Tensor) -> Tensor:
+            ordered = split_batch(embeddings[position], batch)
+            return nested_loss(self.recipe.nested, phase, ordered, labels, guides, number) / self.recipe.accumulation
 
         def with_noise(bucket: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            tokens, lengths = (side.to(device) for side in bucket)
+            tokens, lengths = (tensor.to(self.device) for tensor in bucket)
             return add_noise(tokens, lengths, self.recipe.noise_alpha), lengths
 
-        def encode(bucket: tuple[Tensor, Tensor]) -> Tensor:
-            return self.encoder(*with_noise(bucket))
-
         if self.recipe.sentences_at_a_time:
-            loss = backward_in_parts(batch.buckets, encode, lambda own: loss_of(processes.gather(own, len(position))))
+            loss = backward_in_parts(
+                batch.buckets,
+                encode=lambda bucket: self.encoder(*with_noise(bucket)),
+                loss_of=lambda own: loss_of(processes.gather(own, len(position))),
+            )
         else:
-            total = loss_of(self._vectors(self.encoder, map(with_noise, batch.buckets), len(position)))
+            total = loss_of(self._encode(self.encoder, map(with_noise, batch.buckets), len(position)))
             total.backward()
             loss = total.item()
         return loss * self.recipe.accumulation
 
     def _step(self) -> None:
+        """Update the weights."""
         processes.sum_gradients(self.encoder.parameters())
         nn.utils.clip_grad_norm_(self.encoder.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
 
-    def _vectors(self, encoder: SentenceEncoder, buckets: Iterable[tuple[Tensor, Tensor]], total: int) -> Tensor:
-        """The `total` sentence vectors of a batch, bucket after bucket; the head sees those of a process together."""
-        device = device_of(self.encoder)
-        pooled = torch.cat([encoder.pool(tokens.to(device), lengths.to(device)) for tokens, lengths in buckets])
+    def _encode(self, encoder: SentenceEncoder, buckets: Iterable[tuple[Tensor, Tensor]], total: int) -> Tensor:
+        """The `total` embeddings of a batch, bucket after bucket, of all processes; the head runs once for all buckets."""
+        pooled = torch.cat([encoder.pool(tokens.to(self.device), lengths.to(self.device)) for tokens, lengths in buckets])
         return processes.gather(encoder.project(pooled), total)
 
-    def _guides_of(self, phase: Phase, batch: PairBatch) -> dict[str, Tensor]:
-        """What mean pooling and the teacher make of a batch, in the order of `position`, where a loss of the phase asks for it."""
-        guides, wanted, device = {}, guide_names(phase), device_of(self.encoder)
+    def _guides(self, phase: Phase, batch: PairBatch) -> dict[str, BatchEmbeddings]:
+        """The embeddings of a batch by mean pooling and by the teacher, if the phase's losses use them."""
+        guides, wanted = {}, guide_names(phase)
         if "baseline" in wanted:
-            baseline = self._vectors(mean_pooling(self.training.tokens.dim), batch.buckets, len(batch.position))
-            guides["baseline"] = baseline[batch.position.to(device)]
+            baseline = self._encode(mean_pooling(self.training.tokens.dim), batch.buckets, len(batch.position))
+            guides["baseline"] = split_batch(baseline[batch.position.to(self.device)], batch)
         if "teacher" in wanted and batch.teacher is not None:
-            guides["teacher"] = batch.teacher.to(device)
+            guides["teacher"] = split_batch(batch.teacher.to(self.device), batch)
         return guides
 
     def _finish_epoch(self, name: str, phase: Phase, epoch: int, loss: float) -> None:
@@ -355,73 +336,66 @@ class Trainer:
                 validation_loss=validation_loss,
                 validation_spearman=self.latest_spearman,
                 learning_rate=self.optimizer.param_groups[0]["lr"],
-                selected=self._consider(name, phase, epoch, validation_loss, self.latest_spearman),
+                selected=self._keep_if_best(name, phase, epoch, validation_loss, self.latest_spearman),
             )
         )
 
     def _validate(self, phase: Phase) -> tuple[float, float]:
-        """The phase's loss and Spearman on the validation pairs; one process finds them, so that all choose the same weights."""
+        """The phase's loss and Spearman on the validation pairs, by the main process, so that all select the same weights."""
         loss = spearman = 0.0
-        if processes.is_first():
-            vectors = encode_pairs(self.encoder, self.validation)
-            loss, spearman = self._loss_of(phase, *vectors), score_vectors(*vectors, self.validation.labels).spearman
-        loss, spearman = processes.agree([loss, spearman], device_of(self.encoder))
+        if processes.is_main():
+            embeddings = encode_pairs(self.encoder, self.validation)
+            loss = self._validation_loss(phase, *embeddings)
+            spearman = score_embeddings(*embeddings, self.validation.labels).spearman
+        loss, spearman = processes.broadcast_values([loss, spearman], self.device)
         return loss, spearman
 
-    def _consider(self, name: str, phase: Phase, epoch: int, loss: float, spearman: float) -> bool:
-        """Keep the present weights if they are the best so far by the phase's criterion."""
+    def _keep_if_best(self, name: str, phase: Phase, epoch: int, loss: float, spearman: float) -> bool:
+        """Keep the current weights if they are the best so far by the phase's criterion, and return whether they are."""
         if phase.select == "none":
             return False
         value = loss if phase.select == "loss" else -spearman
         criterion = _criterion(name, phase)
-        better = self.best is None or self.best.criterion != criterion or value < self.best.value
-        better = better and bool(np.isfinite([value, spearman]).all())
-        if better:
+        is_best = self.best is None or self.best.criterion != criterion or value < self.best.value
+        is_best = is_best and bool(np.isfinite([value, spearman]).all())
+        if is_best:
             self.best = _Best(criterion, value, epoch, copy.deepcopy(self.encoder.state_dict()))
-        return better
+        return is_best
 
-    def _loss_of(self, phase: Phase, first: Tensor, second: Tensor) -> float:
-        """A phase's loss on the validation pairs: the mean over batches in their order, a last one of a single pair left out.
+    def _validation_loss(self, phase: Phase, first: Tensor, second: Tensor) -> float:
+        """The mean of a phase's loss over batches of validation pairs, in order; a single pair at the end is left out.
 
-        Only terms that every training batch has: one added now and then would count or not by a batch's number. There is no
-        teacher for these pairs, and its terms are left out.
+        Only losses of every batch count (`every` 1), and none that needs a teacher, because these pairs have no targets.
         """
         sides = [first, second, torch.from_numpy(self.validation.labels)]
         if "baseline" in guide_names(phase):
             sides += encode_pairs(mean_pooling(self.validation.tokens.dim), self.validation)
         losses: list[float] = []
         for a, b, labels, *baseline in zip(*(side.split(self.recipe.batch_size) for side in sides), strict=True):
-            if len(labels) == 1 and losses:  # nothing to compare it with, as in training
+            if len(labels) == 1 and losses:  # losses compare the pairs of a batch
                 continue
-            guides = {"baseline": Columns(*baseline)} if baseline else {}
-            losses.append(nested_loss(self.recipe.nested, phase, Columns(a, b), labels, guides, number=1).item())
+            guides = {"baseline": BatchEmbeddings(*baseline)} if baseline else {}
+            losses.append(nested_loss(self.recipe.nested, phase, BatchEmbeddings(a, b), labels, guides, number=1).item())
         return float(np.mean(losses))
 
 
-def _seed_of(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
 def _criterion(name: str, phase: Phase) -> str:
-    """What values can be compared with each other: Spearman in all phases, a loss only within its phase."""
+    """What the values of two epochs must share to be compared: Spearman over all phases, a loss only within its phase."""
     return phase.select if phase.select == "spearman" else f"loss of {name}"
 
 
 def add_noise(tokens: Tensor, lengths: Tensor, alpha: float) -> Tensor:
     """Add uniform noise to the tokens of each sentence; padding stays zero.
 
-    `x + U(-1, 1) * alpha / sqrt(L D)` with L tokens of width D in the sentence: on average the noise of a whole sentence is
-    `alpha / sqrt(3)` long, however many tokens it has.
+    `x + U(-1, 1) * alpha / sqrt(L D)` for L tokens of D dimensions: the norm of a sentence's noise is `alpha / sqrt(3)` on
+    average, for any L.
 
     Source: Jain et al. 2023, NEFTune: Noisy Embeddings Improve Instruction Finetuning, algorithm 1.
 
     Args:
         tokens: `(B, T, D)`, right-padded with all-zero rows.
         lengths: `(B,)`, the number of tokens L of each sentence.
-        alpha: how much; 0 gives the tokens back as they are.
-
-    Returns:
-        `(B, T, D)`, in memory of its own where alpha is not 0.
+        alpha: noise level; 0 returns `tokens` unchanged.
     """
     if not alpha:
         return tokens

@@ -23,20 +23,28 @@ INPUTS = {"tokens": 300, "labels": 300, "tsv": 300, "csv": 300, "recipes": 20, "
 
 
 @pytest.mark.parametrize("name", INPUTS)
-def test_every_damaged_file_is_read_right_or_refused_in_one_line(name, tmp_path):
+def test_damaged_files_are_read_correctly_or_refused_in_one_line(name, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        counts, failures = fuzz.fuzz(name, fuzz.make_reader(name, tmp_path), tmp_path, INPUTS[name], seed=1)
+        counts, failures = fuzz.fuzz(name, fuzz.READERS[name](tmp_path), tmp_path, INPUTS[name], seed=1)
     assert failures == []
     assert counts["read"] and counts["refused"]
 
 
-def test_the_other_way_of_reading_tells_wrong_numbers(tmp_path, monkeypatch):
-    """A reader that is wrong in one bit is found out."""
+def test_wrong_numbers_are_found(tmp_path, monkeypatch):
     right = fuzz.TokenFiles.read
     monkeypatch.setattr(fuzz.TokenFiles, "read", lambda self, path: [row[:-1] + b"\x7f" for row in right(self, path)])
     _, failures = fuzz.fuzz("tokens", fuzz.TokenFiles(), tmp_path, 50, seed=1)
     assert any(reason.startswith("read as") for reason, _ in failures)
+
+
+def test_other_values_of_an_intact_checkpoint_are_found(tmp_path, monkeypatch):
+    reader = fuzz.Checkpoints(tmp_path)
+    monkeypatch.setattr(reader, "make", lambda rng: reader.good)
+    assert fuzz.fuzz("checkpoints", reader, tmp_path, 1, seed=1) == ({"read": 1}, [])
+    monkeypatch.setattr(reader, "read", lambda path: [value[:-1] + b"\x7f" for value in reader.values])
+    _, failures = fuzz.fuzz("checkpoints", reader, tmp_path, 1, seed=1)
+    assert len(failures) == 1 and failures[0][0].startswith("read as")
 
 
 def test_a_checkpoint_cannot_claim_memory(tmp_path):
@@ -59,5 +67,5 @@ def test_a_checkpoint_cannot_claim_memory(tmp_path):
             bomb.writestr(name, archive.read(name))
         bomb.writestr("archive/data/99", bytes(10**7))
     path.write_bytes(packed.getvalue())
-    with pytest.raises(InputError, match="unpack to more than it is long"):
+    with pytest.raises(InputError, match="unpack to more than its own size"):
         load_encoder(path)

@@ -77,7 +77,7 @@ def test_a_plot_of_predictions_needs_validation_pairs(files, tmp_path, run_here)
 
 OUTPUTS = {
     "FOLDER": "is a folder, expected the name of a file to write",
-    "DATA": "is read, and would be replaced",
+    "DATA": "is an input and would be overwritten",
     "DATA/x.png": "is a file, expected a folder",
 }
 
@@ -106,18 +106,18 @@ def test_labels_of_another_scale_are_said(tmp_path, run_here):
     sides = learnable_pairs(np.random.default_rng(0), 40)
     data = store_pairs(tmp_path / "unit.store", *sides[:3], sides[3] / 5)
     result = run_here("train.py", "--data", data, "--out", tmp_path / "m.bin", "--run_dir", tmp_path / "r", "--encoder.heads", "4")
-    assert "labels are taken for 0 to 5" in result.stdout, result.stderr
-    assert "labels are taken for 0 to 5" in run_here("evaluate.py", "--model", tmp_path / "m.bin", "--data", data).stderr
+    assert "labels are read as 0 to 5" in result.stdout, result.stderr
+    assert "labels are read as 0 to 5" in run_here("evaluate.py", "--model", tmp_path / "m.bin", "--data", data).stderr
     five = store_pairs(tmp_path / "five.store", *sides)
     negatives = tmp_path / "n.tsv"
-    assert "from 1 up, " in run_here("mine_negatives.py", "--data", five, "--out", negatives, "--num_negatives", "1").stdout
+    assert "count as matches" in run_here("mine_negatives.py", "--data", five, "--out", negatives, "--num_negatives", "1").stdout
 
 
 def test_scores_are_of_the_cosine():
     """Against sentence-transformers' own evaluator on the same vectors."""
     from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 
-    from evaluation.scores import score_vectors
+    from evaluation.scores import score_embeddings
 
     rng = torch.Generator().manual_seed(0)
     first, second = (torch.nn.functional.normalize(torch.randn(50, 6, generator=rng), dim=1) for _ in "ab")
@@ -135,7 +135,7 @@ def test_scores_are_of_the_cosine():
     names = [[f"{side}{i}" for i in range(50)] for side in "ab"]
     evaluator = EmbeddingSimilarityEvaluator(*names, labels.tolist(), similarity_fn_names=["cosine"], write_csv=False)
     theirs = evaluator(Precomputed())
-    ours = score_vectors(first, second, labels)
+    ours = score_embeddings(first, second, labels)
     assert ours.spearman == pytest.approx(theirs["spearman_cosine"], abs=1e-6)
     assert ours.pearson == pytest.approx(theirs["pearson_cosine"], abs=1e-6)
 

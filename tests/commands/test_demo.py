@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +39,7 @@ def test_the_score_is_the_cosine_on_the_scale_of_the_labels(demo, text_encoder):
     page = demo.compare(first, second)
     cosine = float(text_encoder.similarity(first, second))
     pairs = demo.validation
-    x = np.prod(np.split(demo.vectors, 2), axis=0).sum(1)[: len(pairs.labels)]
+    x = np.prod(np.split(demo.embeddings, 2), axis=0).sum(1)[: len(pairs.labels)]
     order = np.argsort(x)
     expected = np.interp(cosine, x[order], isotonic_regression(pairs.labels[order].astype(float)).x)
     assert float(re.search(r'id="score">([\d.]+)', page)[1]) == pytest.approx(expected, abs=0.051)
@@ -56,11 +57,11 @@ def test_what_is_typed_is_text_and_not_markup(demo):
 
 
 def test_nothing_typed_and_too_much_typed(demo):
-    assert "Type two sentences" in demo.compare("  ", "a")
-    assert "Type a query" in demo.rank("a", " \n ")
-    with pytest.warns(UserWarning, match="1 sentence was cut"):
+    assert "Enter two sentences" in demo.compare("  ", "a")
+    assert "Enter a query" in demo.rank("a", " \n ")
+    with pytest.warns(UserWarning, match="1 sentence was truncated"):
         page = demo.compare("word " * 10_000, "a")
-    assert "Cut to 256 tokens: 1 of 2 texts" in page and "<details>" not in page
+    assert "Only the first 256 tokens are used (1 of 2 texts truncated)" in page and "<details>" not in page
 
 
 def test_ranking_skips_empty_lines(demo, text_encoder):
@@ -93,6 +94,13 @@ def test_a_port_that_is_none_is_an_error_before_anything_starts(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["demo.py", "--port", "99999999"])
     with pytest.raises(InputError, match="--port is 99999999, expected 1 to 65535"):
         demo_module.main()
+
+
+def test_a_port_in_use_is_one_clear_line(demo):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(InputError, match=f"cannot serve the page at 127.0.0.1:{port}: .*; choose another --host or --port"):
+            start(demo, port=port)
 
 
 @pytest.fixture
@@ -138,7 +146,7 @@ def test_in_a_browser(demo, browser, tmp_path):
         return field
 
     try:
-        browser.get(start(demo, server_name="127.0.0.1"))
+        browser.get(start(demo))
         wait_for(lambda: browser.find_elements(By.ID, "score"))
         type_into("#first textarea, #first input", "The cat sleeps on the sofa.")
         type_into("#second textarea, #second input", "A kitten naps on the couch.").send_keys(Keys.ENTER)

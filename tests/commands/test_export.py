@@ -63,7 +63,7 @@ print(model.get_embedding_dimension(), [name for name in ("text", "backbone", "m
     result = subprocess.run(command, cwd=exported.parent, env=environment, capture_output=True, text=True, check=False)
     assert result.stdout == "256 []\n", result.stderr
     sentences = ["A man plays a guitar.", "", "Somebody makes music outside, and it is late.", "word " * 400]
-    with pytest.warns(UserWarning, match="1 sentence was cut"):
+    with pytest.warns(UserWarning, match="1 sentence was truncated"):
         expected = text_encoder.encode(sentences)
     for vectors in np.load(exported.parent / "vectors.npy"):
         np.testing.assert_allclose(vectors, expected, atol=1e-5)
@@ -146,7 +146,7 @@ def test_what_cannot_be_exported_leaves_nothing_behind(tiny_bert, tmp_path, monk
         export(small_encoder(tiny_bert), tmp_path / "there")
     with pytest.raises(InputError, match=r"takes word embeddings \(layers word,-1\)"):
         export(small_encoder(tiny_bert, "word,-1"), tmp_path / "words")
-    monkeypatch.setattr(export_module, "_card", lambda *_: 1 / 0)
+    monkeypatch.setattr(export_module, "_model_card", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export(small_encoder(tiny_bert), tmp_path / "broken")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]

@@ -121,7 +121,7 @@ def test_half_precision_is_the_backbones(tiny_bert):
 
 def test_a_long_text_is_cut_and_it_is_said(text_encoder, tiny_bert):
     book = "word " * 10_000
-    with pytest.warns(UserWarning, match=r"1 sentence was cut to 256 tokens \(max_length\)"):
+    with pytest.warns(UserWarning, match=r"1 sentence was truncated to 256 tokens \(max_length\)"):
         vectors = text_encoder.encode(["a cat", book])
     np.testing.assert_allclose(vectors[1], by_hand(text_encoder, book, truncation=True, max_length=256), atol=1e-5)
     with warnings.catch_warnings():
@@ -159,7 +159,7 @@ def test_heads_and_backbones_that_do_not_fit_are_one_clear_line(text_encoder, ti
         "takes token embeddings 32 wide, this backbone gives 384": {"head": known, "backbone": Backbone(layers="-1")},
         "output_dim is 9, but the head's is 256": {"head": known, "output_dim": 9},
         "output_dim is 0, expected 1 or more": {"backbone": bert, "output_dim": 0},
-        "--device nowhere is not there": {"backbone": bert, "device": "nowhere"},
+        "--device nowhere is not available": {"backbone": bert, "device": "nowhere"},
     }
     for message, arguments in cases.items():
         with pytest.raises(InputError, match=message):
@@ -184,6 +184,15 @@ def test_the_command_prints_the_similarity_and_draws_the_explanation(text_encode
     text.main()
     assert float(capsys.readouterr().out.split()[0]) == pytest.approx(float(text_encoder.similarity("a cat", "a dog")), abs=1e-4)
     assert (tmp_path / "shares.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_default_checkpoint_is_beside_the_program_in_any_folder(text_encoder, tmp_path, monkeypatch, run_here):
+    monkeypatch.chdir(tmp_path)
+    result = run_here("text.py", "a cat", "a dog", "--device", "cpu")
+    assert float(result.stdout) == pytest.approx(float(text_encoder.similarity("a cat", "a dog")), abs=1e-4)
+    for command in ("text.py", "evaluate.py", "visualize_tsne.py", "demo.py", "export.py"):
+        shown = run_here(command, "--help").stdout
+        assert "model.bin beside the program" in shown and str(ROOT) not in shown
 
 
 def test_a_missing_checkpoint_ends_the_command_in_one_line(tmp_path):

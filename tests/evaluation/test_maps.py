@@ -15,7 +15,7 @@ from common.errors import InputError
 from data import open_pairs
 from evaluation.checkpoint import load_encoder, save_encoder
 from evaluation.encoding import encode_pairs
-from evaluation.maps import interactive_map, to_plane
+from evaluation.maps import interactive_map, project_to_2d
 from evaluation.metrics import spearman
 from model import EncoderConfig, SentenceEncoder, mean_pooling
 from tokens.text_files import TextPairs
@@ -43,26 +43,26 @@ def clusters(sizes: tuple[int, ...] = (20, 20)) -> np.ndarray:
 def test_each_method_keeps_neighbours_together_and_repeats_itself(method, monkeypatch):
     monkeypatch.setattr("numba.config.DISABLE_JIT", True)  # umap would compile for longer than it runs on so few
     vectors = clusters()
-    places = to_plane(vectors, method, neighbours=6, seed=0)
+    places = project_to_2d(vectors, method, neighbours=6, seed=0)
     assert places.shape == (40, 2)
     distance = np.linalg.norm(places[:, None] - places[None], axis=2) + np.diag(np.full(40, np.inf))
     assert (distance.argmin(1) // 20 == np.arange(40) // 20).mean() > 0.95
-    assert np.array_equal(places, to_plane(vectors, method, neighbours=6, seed=0))
+    assert np.array_equal(places, project_to_2d(vectors, method, neighbours=6, seed=0))
 
 
 def test_pca_is_that_of_the_singular_vectors():
     vectors = clusters().astype(np.float64)
     centred = vectors - vectors.mean(0)
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    np.testing.assert_allclose(abs(to_plane(vectors, "pca")), abs(centred @ directions[:2].T), atol=1e-9)
+    np.testing.assert_allclose(abs(project_to_2d(vectors, "pca")), abs(centred @ directions[:2].T), atol=1e-9)
 
 
 def test_too_few_sentences_and_unknown_methods():
     for method in ("tsne", "umap"):
         with pytest.raises(InputError, match="20 sentences are too few for a map, expected more than 90"):
-            to_plane(clusters((20,)), method)
+            project_to_2d(clusters((20,)), method)
     with pytest.raises(InputError, match="method is 'lda', expected one of tsne, umap, pca"):
-        to_plane(clusters(), "lda", neighbours=6)
+        project_to_2d(clusters(), "lda", neighbours=6)
 
 
 @pytest.mark.parametrize(("method", "module"), [("umap", "umap"), (None, "plotly.subplots")])
@@ -70,7 +70,7 @@ def test_missing_packages_say_what_to_install(method, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=r"pip install -r requirements-demo.txt"):
         if method:
-            to_plane(clusters(), method, neighbours=6)
+            project_to_2d(clusters(), method, neighbours=6)
         else:
             interactive_map({"a": np.zeros((2, 2))}, TextPairs(["a"], ["b"], np.ones(1, np.float32)), "")
 

@@ -1,4 +1,4 @@
-"""Mined negatives against sentence-transformers' `mine_hard_negatives` and against what must never happen."""
+"""Hard negatives: compared with sentence-transformers' `mine_hard_negatives`, and never a positive."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sentence_transformers.util import mine_hard_negatives
+from sentence_transformers import util
 
 from common.errors import InputError
-from retrieval.mining import Mining, mine_negatives
+from retrieval.mining import MiningConfig, mine_hard_negatives
 
 
-class Looked:
-    """As much of a SentenceTransformer as mining needs: vectors of numbered sentences from a table."""
+class EmbeddingTable:
+    """The methods of a SentenceTransformer that mining needs; looks embeddings up by sentence."""
 
     device = "cpu"
 
@@ -69,16 +69,18 @@ def scene() -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
 def test_agrees_with_sentence_transformers(scene, options, chunks):
     anchors, documents, positives = scene
     pairs = Dataset.from_dict({"anchor": [f"a{i}" for i in positives[:, 0]], "positive": [f"d{j}" for j in positives[:, 1]]})
-    theirs = mine_hard_negatives(
+    theirs = util.mine_hard_negatives(
         pairs,
-        Looked(anchors, documents),
+        EmbeddingTable(anchors, documents),
         corpus=[f"d{j}" for j in range(300)],
         output_format="triplet",
         verbose=False,
         **{"num_negatives": 3} | options,
     )
     expected = {(row["anchor"], row["negative"]) for row in theirs}
-    mined = mine_negatives(anchors, documents, positives, Mining(**options), anchor_chunk=chunks[0], document_chunk=chunks[1])
+    mined = mine_hard_negatives(
+        anchors, documents, positives, MiningConfig(**options), anchor_chunk=chunks[0], document_chunk=chunks[1]
+    )
     found = {(f"a{i}", f"d{j}") for i, row in enumerate(mined.negatives) for j in row if j >= 0}
     assert found == expected and len(found) > 50
     for i, row in enumerate(mined.negatives):
@@ -92,10 +94,10 @@ def test_positives_and_excluded_documents_are_never_negatives(seed, num_negative
     rng = np.random.default_rng(seed)
     documents = vectors(20, seed)
     anchors = documents[:8]
-    others = np.stack([np.arange(8), np.arange(8)], axis=1)  # itself
+    themselves = np.stack([np.arange(8), np.arange(8)], axis=1)
     positives = np.array([(i, j) for i in range(8) for j in rng.choice(20, rng.integers(1, 6), replace=False)])
-    mining = Mining(num_negatives=num_negatives, range_min=range_min, sampling_strategy=strategy, seed=seed)
-    mined = mine_negatives(anchors, documents, positives, mining, others=others)
+    config = MiningConfig(num_negatives=num_negatives, range_min=range_min, sampling_strategy=strategy, seed=seed)
+    mined = mine_hard_negatives(anchors, documents, positives, config, excluded=themselves)
     for i, row in enumerate(mined.negatives):
         found = row[row >= 0]
         assert len(set(found)) == len(found)
@@ -105,9 +107,11 @@ def test_positives_and_excluded_documents_are_never_negatives(seed, num_negative
 
 def test_random_negatives_are_among_the_candidates_and_follow_the_seed(scene):
     anchors, documents, positives = scene
-    every = mine_negatives(anchors, documents, positives, Mining(num_negatives=20, range_max=20))
+    every = mine_hard_negatives(anchors, documents, positives, MiningConfig(num_negatives=20, range_max=20))
     picked = [
-        mine_negatives(anchors, documents, positives, Mining(num_negatives=3, range_max=20, sampling_strategy="random", seed=seed))
+        mine_hard_negatives(
+            anchors, documents, positives, MiningConfig(num_negatives=3, range_max=20, sampling_strategy="random", seed=seed)
+        )
         for seed in (0, 0, 1)
     ]
     assert np.array_equal(picked[0].negatives, picked[1].negatives) and not np.array_equal(picked[0].negatives, picked[2].negatives)
@@ -116,11 +120,11 @@ def test_random_negatives_are_among_the_candidates_and_follow_the_seed(scene):
 
 
 def test_the_report_says_what_was_found_and_skipped(scene):
-    mined = mine_negatives(*scene, Mining(absolute_margin=0.3))
+    mined = mine_hard_negatives(*scene, MiningConfig(absolute_margin=0.3))
     assert f"{(mined.negatives >= 0).sum()} negatives for 40 anchors" in mined.report()
     anchors, documents, positives = scene
-    ahead = [float(anchors[i] @ documents[j]) > mined.scores[i].max() for i, j in positives]
-    assert f"ahead of the anchor's hardest negative: {np.mean(ahead):.0%}" in mined.report()
+    closer = [float(anchors[i] @ documents[j]) > mined.scores[i].max() for i, j in positives]
+    assert f"closer than the anchor's hardest negative: {np.mean(closer):.0%}" in mined.report()
     assert f"candidates skipped by absolute_margin: {mined.skipped['absolute_margin']:,}" in mined.report()
 
 
@@ -129,17 +133,17 @@ def test_the_report_says_what_was_found_and_skipped(scene):
     [
         ({"num_negatives": 0}, "num_negatives is 0, expected 1 or more"),
         ({"range_min": -1}, "range_min is -1, expected 0 or more"),
-        ({"range_min": 5, "range_max": 6}, "only 1 candidates remain between range_min 5 and range_max 6"),
+        ({"range_min": 5, "range_max": 6}, "range_min 5 and range_max 6 leave 1 candidates"),
         ({"sampling_strategy": "worst"}, "sampling_strategy is 'worst', expected top or random"),
         ({"num_negatives": 300}, "300 documents are too few for num_negatives 300 after range_min 0"),
-        ({"absolute_margin": 2.5}, r"no negatives: absolute_margin 2.5 skipped \d+; loosen it"),
+        ({"absolute_margin": 2.5}, r"no negatives found: absolute_margin 2.5 skipped \d+; loosen the limits"),
     ],
 )
 def test_settings_that_leave_no_negatives_are_refused(scene, options, message):
     with pytest.raises(InputError, match=message):
-        mine_negatives(*scene, Mining(**options))
+        mine_hard_negatives(*scene, MiningConfig(**options))
 
 
 def test_faiss_finds_the_same(scene):
-    plain, by_faiss = (mine_negatives(*scene, Mining(), faiss=faiss) for faiss in (False, True))
+    plain, by_faiss = (mine_hard_negatives(*scene, MiningConfig(), use_faiss=use_faiss) for use_faiss in (False, True))
     assert np.array_equal(plain.negatives, by_faiss.negatives)

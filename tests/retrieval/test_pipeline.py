@@ -19,7 +19,7 @@ from common.cli import run_command
 from data import PairData, open_pairs, split_by_groups
 from evaluation.encoding import encode, encode_pairs
 from model import mean_pooling
-from retrieval.mining import Mining, with_mined_negatives
+from retrieval.mining import MiningConfig, add_hard_negatives
 from retrieval.scores import find_documents, score_retrieval
 
 DIM = 32
@@ -86,7 +86,7 @@ def test_a_query_whose_only_match_is_itself_written_twice_does_not_count(questio
 @pytest.mark.parametrize("num_negatives", [1, 8])
 def test_mined_negatives_never_match_and_come_from_the_same_pairs(questions, num_negatives):
     training, _ = split_by_groups(questions, 0.4, seed=0)
-    pairs, mined = with_mined_negatives(mean_pooling(DIM), training, 1, Mining(num_negatives, relative_margin=0.1))
+    pairs, mined = add_hard_negatives(mean_pooling(DIM), training, 1, MiningConfig(num_negatives, relative_margin=0.1))
     topics = np.array([int(sentence.split()[-1]) for sentence in questions.sentences])
     assert pairs.negatives.shape == (len(training), num_negatives)
     assert (topics[pairs.negatives] != topics[training.first][:, None]).all()
@@ -141,10 +141,10 @@ def test_the_pipeline_from_one_command(dataset, tmp_path, run_here):
 BAD = {
     ("--dataset", "missing.tsv"): "missing.tsv: no such file",
     (): "no dataset; give --dataset FILE",
-    ("--dataset", "DATA", "--match_label", "7"): "none of the pairs match",
+    ("--dataset", "DATA", "--match_label", "7"): "no pair matches",
     ("--dataset", "DATA", "--test_size", "0.9"): "test_size is 0.9, expected above 0 and at most 0.5",
     ("--dataset", "DATA", "--test_size", "0.5", "--validation_size", "0.5"): "leave nothing for training",
-    ("--dataset", "DATA", "--mining.absolute_margin", "5"): "no negatives: absolute_margin 5.0 skipped",
+    ("--dataset", "DATA", "--mining.absolute_margin", "5"): "no negatives found: absolute_margin 5.0 skipped",
     ("--dataset", "DATA", "--mining.num_negatives", "100000"): "documents are too few for num_negatives 100000",
     ("--dataset", "DATA", "--mining_model", "nothing.bin"): "nothing.bin",
     ("--dataset", "DATA", "--config", "CONFIG"): "num_negative",

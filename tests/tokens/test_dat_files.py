@@ -1,4 +1,4 @@
-"""The challenge's files: what is written reads back bit for bit, and what is wrong is named with its line."""
+"""The challenge's files: written files read back bit for bit, and errors name the line."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_numbers_in_any_form_are_what_python_reads(values):
 @pytest.mark.parametrize(
     "text", ["1,2 3", "1 [2 3]", '1 "2" 3', "1 2 true", "1 2 null", "1 2 3]", "1 2 0x3", "1 2 1_0", "1 2 3e", "1 - 3"]
 )
-def test_what_is_no_number_is_refused(text):
+def test_non_numbers_are_refused(text):
     with pytest.raises(InputError, match="expected"):
         parse_token_row(f"1 3 {text}".encode(), 3, "x", 1)
 
@@ -115,9 +115,9 @@ def test_explicit_paths_keep_the_order_given(challenge):
     assert np.array_equal(swapped.tokens.sentence(swapped.first[3]), plain.tokens.sentence(plain.second[3]))
 
 
-def test_a_label_with_an_underscore_is_no_number(tmp_path):
+def test_a_label_with_an_underscore_is_refused(tmp_path):
     (tmp_path / "labels.dat").write_text("0.1_8 0\n1 1\n")
-    with pytest.raises(InputError, match=r"labels.dat:1: '0.1_8 0' are not two numbers"):
+    with pytest.raises(InputError, match=r"labels.dat:1: '0.1_8 0' is not two numbers"):
         read_label_file(tmp_path / "labels.dat")
 
 
@@ -141,8 +141,8 @@ def test_a_second_opening_does_not_read_the_file_again(challenge, monkeypatch):
     assert same(open_pairs([challenge]), before)
 
 
-def test_large_files_read_in_processes_of_their_own_are_the_same(challenge, monkeypatch, tmp_path):
-    """And what is wrong with one of them is said in the same words."""
+def test_large_files_read_concurrently_are_the_same(challenge, monkeypatch, tmp_path):
+    """Errors are the same too."""
     paths = [challenge / "tokens1.dat", challenge / "tokens2.dat"]
     in_turn = read_token_files(paths, cache_dir=tmp_path / "in turn")
     monkeypatch.setattr("tokens.dat_files.LARGE_FILE", 1)
@@ -169,7 +169,7 @@ def test_a_changed_file_or_a_damaged_store_is_read_again(challenge):
         assert np.array_equal(read_token_file(path).sentence(11), before)
 
 
-def test_a_store_is_kept_where_it_is_asked_to(challenge, tmp_path):
+def test_a_store_is_kept_in_the_cache_folder(challenge, tmp_path):
     open_pairs([challenge], cache_dir=tmp_path / "cache")
     assert not list(challenge.glob("*.store"))
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["tokens1.dat.store", "tokens2.dat.store"]
@@ -195,18 +195,23 @@ BAD_ROWS = {
     "NaN": ("tokens1", 3, lambda row: drop_last(row) + " nan", r"tokens1.dat:3: value \d+ is 'nan', expected a finite number"),
     "infinity": ("tokens1", 3, lambda row: drop_last(row) + " -inf", r"tokens1.dat:3: value \d+ is '-inf', expected a finite"),
     "beyond float32": ("tokens1", 3, lambda row: drop_last(row) + " 1e39", r"value \d+ is '1e39', .* range of float32"),
-    "negative count": ("tokens1", 4, lambda row: "-" + row, r"tokens1.dat:4: n_tokens is -\d+ .* expected no negative counts"),
-    "count that is no integer": (
+    "negative count": (
+        "tokens1",
+        4,
+        lambda row: "-" + row,
+        r"tokens1.dat:4: n_tokens is -\d+ .* expected n_tokens >= 0 and dim >= 1",
+    ),
+    "count that is not an integer": (
         "tokens1",
         4,
         lambda row: "x" + row,
         r"tokens1.dat:4: row begins with 'x.* expected 'n_tokens dim",
     ),
-    "a count no machine can hold": ("tokens1", 4, lambda _: "1000000000000 768 1 2", r"tokens1.dat:4: 2 numbers"),
+    "a huge count": ("tokens1", 4, lambda _: "1000000000000 768 1 2", r"tokens1.dat:4: 2 numbers"),
     "blank line": ("tokens1", 4, lambda _: "", r"tokens1.dat:4: blank line"),
     "label above 5": ("sentences", 6, lambda row: row.rsplit("\t", 1)[0] + "\t5.5", r"sentences.dat:6: label 5.5 is out of range"),
     "negative label": ("sentences", 6, lambda row: row.rsplit("\t", 1)[0] + "\t-1", r"sentences.dat:6: label -1 is out of range"),
-    "label that is no number": ("sentences", 6, lambda row: row + "x", r"sentences.dat:6: label '.*x' is not a number"),
+    "label that is not a number": ("sentences", 6, lambda row: row + "x", r"sentences.dat:6: label '.*x' is not a number"),
     "NaN label": ("sentences", 6, lambda row: row.rsplit("\t", 1)[0] + "\tnan", r"sentences.dat:6: label 'nan' is not a number"),
     "two columns": (
         "sentences",
@@ -218,9 +223,14 @@ BAD_ROWS = {
     "four columns": ("sentences", 9, lambda row: row + "\t1", r"sentences.dat:9: 4 columns, expected 3"),
     "empty sentence": ("sentences", 2, lambda row: "\t" + row.split("\t", 1)[1], r"sentences.dat:2: empty sentence"),
     "labels with one column": ("labels", 3, lambda row: row.split("\t")[0], r"labels.dat:3: 1 columns, expected 2"),
-    "labels with a word": ("labels", 3, lambda row: row + "x", r"labels.dat:3: .* are not two numbers"),
+    "labels with a word": ("labels", 3, lambda row: row + "x", r"labels.dat:3: .* is not two numbers"),
     "labels out of range": ("labels", 3, lambda row: "7\t" + row.split("\t")[1], r"labels.dat:3: label 7 is out of range"),
-    "index that jumps": ("labels", 8, lambda row: row.split("\t")[0] + "\t70", r"labels.dat:8: .* no column counts the rows"),
+    "index that jumps": (
+        "labels",
+        8,
+        lambda row: row.split("\t")[0] + "\t70",
+        r"labels.dat:8: .* neither column continues the row index",
+    ),
     "labels that disagree": ("labels", 8, lambda row: "4.25\t" + row.split("\t")[1], r"labels.dat:8: label 4.25, but .* says"),
 }
 

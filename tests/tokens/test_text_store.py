@@ -1,4 +1,4 @@
-"""Text to token embeddings: the real loading code on a tiny backbone made here, and on the packaged one."""
+"""Text to token embeddings: the real loading code on a tiny backbone built here and on the packaged one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def hidden_states(folder: Path, sentence: str) -> tuple[torch.Tensor, ...]:
     ("layers", "states"),
     [("-1", [3]), ("0,2", [0, 2]), ("1,-1", [1, 3]), ("word,-1", [-1, 3]), ("word", [-1]), ("-4,3", [0, 3])],
 )
-def test_tokens_are_the_chosen_hidden_states_side_by_side(tiny_bert, pair_file, layers, states):
+def test_tokens_are_the_chosen_hidden_states_concatenated(tiny_bert, pair_file, layers, states):
     settings = BackboneSettings(str(tiny_bert), layers)
     pairs = open_pairs([pair_file.parent / "pairs.tsv.store"]) if text_store(pair_file, settings) else None
     assert pairs.tokens.description["layers"] == layers
@@ -75,14 +75,14 @@ def test_a_finished_store_is_not_made_again_unless_something_changed(tiny_bert, 
     assert len(made) == 3
 
 
-def test_long_sentences_are_cut_and_it_is_said(tiny_bert, pair_file, capsys):
+def test_long_sentences_are_truncated_with_a_message(tiny_bert, pair_file, capsys):
     store = text_store(pair_file, BackboneSettings(str(tiny_bert), max_length=4))
     assert store.lengths.max() == 4
-    assert "3 sentences were cut to 4 tokens" in capsys.readouterr().out
+    assert "3 sentences were truncated to 4 tokens" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("layers", ["4", "-5", "x", "", "1,,2", "1.5", "--1"])
-def test_layers_that_are_not_there(tiny_bert, layers):
+def test_layers_that_do_not_exist(tiny_bert, layers):
     if layers == "":
         assert Backbone(str(tiny_bert), layers).layers == "-1"
         return
@@ -180,7 +180,7 @@ def test_pooled_tokens_of_other_layers_are_their_mean(tiny_bert, pair_file):
         np.testing.assert_allclose(pooled.sentence(i)[0], mean / np.linalg.norm(mean), atol=1e-5)
 
 
-def test_an_encoder_of_sentence_embeddings_is_not_for_tokens_nor_the_other_way_round(tiny_bert, pair_file):
+def test_encoders_of_sentence_embeddings_refuse_tokens_and_the_reverse(tiny_bert, pair_file):
     encoder = SentenceEncoder(EncoderConfig(input_dim=16, heads=4))
     stores = {pooled: pair_file.with_name(f"pooled-{pooled}.store") for pooled in (False, True)}
     for pooled, path in stores.items():

@@ -1,4 +1,4 @@
-"""Recipes: the published one to the letter, overrides of any field, and bad settings as one clear line."""
+"""Recipes: the published one exactly, overrides of any field, and one clear line for bad settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parse(*arguments: str) -> Recipe:
     return parse_recipe(parser, arguments)[0]
 
 
-def test_published_is_the_published_recipe_to_the_letter():
+def test_published_is_exactly_the_published_recipe():
     recipe = parse("--preset", "published")
     first, second = recipe.phases.values()
     assert (recipe.encoder.architecture, recipe.encoder.output_dim, recipe.start) == ("published", 256, "random")
@@ -62,7 +62,7 @@ def test_any_field_can_be_overridden():
     assert recipe.phases["contrastive"].select == "spearman"
 
 
-def test_a_recipe_of_ones_own_and_a_round_trip(tmp_path):
+def test_a_custom_recipe_survives_a_round_trip(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("seed: 3\nphases:\n  only: {epochs: 2, losses: {cosent: {}}}\n")
     recipe = parse("--config", str(path))
@@ -77,7 +77,10 @@ BAD_FILES = {
     "unknown field of a phase": ("phases: {a: {epochz: 3}}\n", r"mine.yaml: not a recipe: .*epochz"),
     "wrong type": ("seed: x\n", r"mine.yaml: not a recipe: .*seed"),
     "not YAML": ("seed: 1\nencoder: {heads: 3\n", r"mine.yaml:3: not YAML"),
-    "a name that YAML takes for something else": ("phases: {on: {losses: {cosent: {}}}}\n", r"mine.yaml: True stands where a name"),
+    "a name that YAML takes for something else": (
+        "phases: {on: {losses: {cosent: {}}}}\n",
+        r"mine.yaml: expected a name but got True",
+    ),
     "not a mapping": ("- 1\n", r"mine.yaml: expected a recipe"),
     "empty": ("", r"mine.yaml: expected a recipe"),
     "encoder is a list": ("encoder: [1]\n", r"mine.yaml: encoder is not a mapping"),
@@ -107,9 +110,9 @@ BAD_OPTIONS = {
     "--learning_rate -1": "learning_rate is -1.0, expected above 0",
     "--validation_fraction 0.9": "validation_fraction is 0.9",
     "--encoder.heads 7": "heads is 7, expected a divisor",
-    "--encoder.architecture lstm": "architecture is 'lstm', expected hybrid, published, gated, projection, twin or mean",
+    "--encoder.architecture lstm": "architecture is 'lstm', expected one of hybrid, published, gated, projection, twin, mean",
     "--encoder.architecture gated --start random --encoder.hidden_dim 0": "hidden_dim is 0, expected 1 or more",
-    "--encoder.architecture published": "start is baseline, but a published encoder can only start random",
+    "--encoder.architecture published": "start is baseline, but published encoders only start random",
     "--preset publish": "no preset 'publish', expected one of compress, compress_published, default, distilled, participant",
     "--config nowhere.yaml": "nowhere.yaml: no such file, expected a recipe in YAML",
     "--phases.graded.epochs -1": r"phases.graded.epochs is -1, expected 0 or more",
@@ -118,11 +121,11 @@ BAD_OPTIONS = {
     "--phases.contrastive.losses.distillation.weight 1": "distillation.guide is none, expected baseline or teacher",
     "--phases.graded.unlabelled -1": "unlabelled is -1, expected 0 or more",
     "--phases.graded.losses.cosent.every 0": "every is 0, expected 1 or more",
-    "--phases.contrastive.losses.nt_xent.every 2": "each counts now and then only, expected one with every 1",
+    "--phases.contrastive.losses.nt_xent.every 2": "every loss has every above 1, expected at least one with every 1",
     "--preset distilled --phases.graded.losses.cosent.every 2 --phases.graded.select loss": "validation pairs have no teacher",
     "--encoder.architecture mean --encoder.output_dim 768": "a mean encoder has nothing to train",
     "--phases.grade.epochs 3": "phases.grade.losses is empty.*did you mean phase contrastive or graded",
-    "--phases.graded.epochs.x 3": "epochs is a value and has no fields",
+    "--phases.graded.epochs.x 3": "epochs is a value, not a mapping",
     "--phases.graded.epochs": "has no value",
     "--phases.graded.epochs [": "phases.graded.epochs: the value is not YAML",
 }

@@ -55,7 +55,7 @@ class StoppedError(Exception):
     pass
 
 
-def test_a_run_stopped_at_any_safe_point_goes_on_to_the_same_bits(folder, tmp_path):
+def test_a_run_stopped_at_any_safe_point_resumes_to_the_same_bits(folder, tmp_path):
     """At each of them in turn; with dropout, accumulation and two criteria of selection."""
     sides = [open_pairs([folder / f"{name}.store"]) for name in ("train", "dev")]
     identity = identity_of_run(recipe(), *sides)
@@ -70,7 +70,7 @@ def test_a_run_stopped_at_any_safe_point_goes_on_to_the_same_bits(folder, tmp_pa
         passed = []
 
         def save(saved=saved, first=first, passed=passed, stop=stop) -> None:
-            saved._keep(first)
+            saved._at_safe_point(first)
             passed.append(1)
             if len(passed) == stop:
                 raise StoppedError
@@ -80,7 +80,7 @@ def test_a_run_stopped_at_any_safe_point_goes_on_to_the_same_bits(folder, tmp_pa
             first.run()
         second = Trainer(recipe(), *sides)
         torch.rand(stop)  # whatever happened to the generator between
-        assert saved.begin(second, resume=True).startswith("Going on in")
+        assert saved.begin(second, resume=True).startswith("Resuming in")
         found = second.run()
         assert repr(found.history) == repr(expected.history) and found.epoch == expected.epoch
         weights = found.encoder.state_dict()
@@ -110,36 +110,36 @@ def train(folder, tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_ctrl_c_keeps_the_best_and_says_how_to_go_on(train, tmp_path, monkeypatch):
-    keep, steps = SavedRun._keep, []
+def test_ctrl_c_keeps_the_best_and_says_how_to_resume(train, tmp_path, monkeypatch):
+    save, steps = SavedRun._at_safe_point, []
 
     def interrupted(saved, trainer) -> None:
         steps.append(1)
         if len(steps) == 5:
             os.kill(os.getpid(), signal.SIGINT)
-        keep(saved, trainer)
+        save(saved, trainer)
 
-    monkeypatch.setattr(SavedRun, "_keep", interrupted)
+    monkeypatch.setattr(SavedRun, "_at_safe_point", interrupted)
     _, errors, status = train()
     assert status == 130 and len(steps) == 5 and "Traceback" not in errors
     assert "stopped in epoch 3." in errors and errors.endswith(" --resume\n") and f"--run_dir {tmp_path / 'run'}" in errors
     assert load_encoder(tmp_path / "run" / "best.bin").config.output_dim == 16
     assert not (tmp_path / "model.bin").exists()
     _, errors, status = train("--resume", "--batch_size", "32")
-    assert status == 2 and "state.pt: the run in this folder is another one: batch_size is 32, there 64." in errors
+    assert status == 2 and "state.pt: this folder holds a different run: batch_size was 64, now 32." in errors
     printed, _, status = train("--resume")
-    assert status == 0 and "Going on in" in printed and (tmp_path / "model.bin").exists()
+    assert status == 0 and "Resuming in" in printed and (tmp_path / "model.bin").exists()
 
 
 def test_a_finished_run_says_so_and_other_data_are_refused(train, folder, tmp_path):
     printed, _, status = train("--resume")
-    assert status == 0 and "No run was saved in" in printed
+    assert status == 0 and "No saved run in" in printed
     before = (tmp_path / "model.bin").stat().st_mtime_ns
     assert "is finished: " in train("--resume")[0]
     assert (tmp_path / "model.bin").stat().st_mtime_ns == before
     _, errors, status = train("--resume", "--data", str(folder / "dev.store"))
-    assert status == 2 and "the training pairs are others" in errors
-    assert "was stopped in" not in train("--seed", "1")[0]  # it was not, and there is nothing to go on from
+    assert status == 2 and "the training pairs differ" in errors
+    assert "An unfinished run was in" not in train("--seed", "1")[0]  # it was finished
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["data"]["training"]["identity"] == open_pairs([folder / "train.store"]).identity()
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -147,12 +147,12 @@ def test_a_finished_run_says_so_and_other_data_are_refused(train, folder, tmp_pa
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04"])
-def test_a_damaged_state_is_one_line_and_a_new_run_sets_it_aside(content, tmp_path):
+def test_a_damaged_state_is_one_line_and_a_new_run_backs_it_up(content, tmp_path):
     (tmp_path / "state.pt").write_bytes(content)
     saved = SavedRun(tmp_path, {})
-    with pytest.raises(InputError, match=r"state.pt: not the state of a run, or damaged"):
+    with pytest.raises(InputError, match=r"state.pt: not a saved run, or damaged"):
         saved.read()
-    assert saved.set_aside() == tmp_path / "state.pt.previous"
+    assert saved.back_up() == tmp_path / "state.pt.previous"
     assert (tmp_path / "state.pt.previous").read_bytes() == content
 
 
@@ -175,7 +175,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from tokens.dat_files import read_token_file
 for path in sys.argv[3:]:
-    store = read_token_file(path, dim=8, show_progress=False)
+    store = read_token_file(path, dim=8)
     assert sum(float(store.sentence(i).sum()) for i in range(len(store))) == float(sys.argv[2]), "other numbers"
 """
 
@@ -228,7 +228,7 @@ from common.cli import run_command
 from tokens.dat_files import read_token_file
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512))
-run_command(lambda: read_token_file({str(token_file)!r}, dim=8, show_progress=False))
+run_command(lambda: read_token_file({str(token_file)!r}, dim=8))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
     assert "x.dat.store: file too large, nothing was written there" in last_line(result)
@@ -248,5 +248,5 @@ def test_a_row_that_claims_a_million_million_tokens_takes_no_memory(tmp_path):
     (tmp_path / "x.dat").write_text("1000000000000 768 1 2\n")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InputError, match=r"x.dat:1: 2 numbers after n_tokens and dim, expected n_tokens \* dim = 1000000000000"):
-        read_token_file(tmp_path / "x.dat", show_progress=False)
+        read_token_file(tmp_path / "x.dat")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes

@@ -1,4 +1,4 @@
-"""A fine-tuned backbone as a teacher, and its lessons: on a tiny backbone made in the test."""
+"""The fine-tuned teacher and its targets, on a tiny backbone made in the test."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ def test_the_command_writes_a_teacher_and_training_learns_from_it(tiny_bert, pai
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "model.bin").exists()
     without = run_here("train.py", "--preset", "distilled", *stores, *small, *places)
-    assert "phase graded learns from a teacher and there is none; give train.py --teacher" in last_line(without)
+    assert "phase graded needs a teacher; give --teacher to train.py" in last_line(without)
     unheard = run_here("train.py", "--teacher", out, *stores, *small, *places)
-    assert "no loss of the recipe learns from it; choose --preset distilled" in last_line(unheard)
+    assert "no loss of the recipe uses it; choose --preset distilled" in last_line(unheard)
 
 
 def test_targets_are_the_teachers_embeddings_of_sentences_and_pieces(folder, pairs):
@@ -130,7 +130,7 @@ def test_targets_are_made_once_for_the_same_pairs(folder, pairs):
 
 
 def test_batches_carry_the_teacher_in_the_order_of_their_sentences(folder, pairs):
-    """Tokens and teacher are of the same backbone: mean-pooled tokens must be the teacher's vectors."""
+    """Tokens and teacher are of the same backbone: mean-pooled tokens must be the teacher's embeddings."""
     taught = with_teacher_targets(pairs[0], folder)
     for batch in training_batches(taught, 16, np.random.default_rng(0), unlabelled=5):
         pooled = torch.cat([tokens.sum(1) for tokens, _ in batch.buckets])[batch.position]
@@ -140,7 +140,7 @@ def test_batches_carry_the_teacher_in_the_order_of_their_sentences(folder, pairs
     assert len(everything.position) == 2 * (16 + len(taught.targets.unlabelled) // 2)
 
 
-def test_where_the_backbone_of_the_tokens_is_unknown_there_are_no_pieces(folder, pairs):
+def test_if_the_backbone_of_the_tokens_is_unknown_there_are_no_pieces(folder, pairs):
     unknown = replace(pairs[0], tokens=replace(pairs[0].tokens, description={}))
     taught = with_teacher_targets(unknown, folder)
     assert len(taught.targets.unlabelled) == 0 and taught.targets.pairs.shape == (60, 2, 16)
@@ -169,7 +169,7 @@ def test_pieces_are_of_the_words_of_the_sentences_and_none_is_known():
 
 
 def test_folders_that_are_no_teacher(tmp_path, pairs):
-    with pytest.raises(InputError, match="not a teacher, expected a folder that teacher"):
+    with pytest.raises(InputError, match="not a teacher, expected a folder written by teacher"):
         with_teacher_targets(pairs[0], tmp_path)
 
 

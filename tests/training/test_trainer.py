@@ -20,11 +20,11 @@ from common.errors import InputError
 from data import PairData, TeacherTargets, open_pairs, write_dat_pairs
 from evaluation.checkpoint import load_encoder
 from evaluation.encoding import encode, encode_pairs
-from evaluation.scores import score, score_vectors
+from evaluation.scores import score, score_embeddings
 from losses import LOSSES
 from model import EncoderConfig, SentenceEncoder, mean_pooling
 from training.gradient_cache import backward_in_parts
-from training.objective import Columns, nested_loss, phase_loss
+from training.objective import BatchEmbeddings, nested_loss, phase_loss
 from training.recipe import LossTerm, Phase, Recipe
 from training.trainer import Trainer
 
@@ -167,7 +167,7 @@ def test_phase_loss_is_the_weighted_sum_and_every_counts_batches():
     margin = LOSSES["hard_negative_margin"](first, second, labels, margin=0.7)
     for number in range(1, 7):
         expected = 2 * mse + (margin if number in (3, 6) else 0)
-        torch.testing.assert_close(phase_loss(phase, Columns(first, second), labels, {}, number), expected)
+        torch.testing.assert_close(phase_loss(phase, BatchEmbeddings(first, second), labels, {}, number), expected)
 
 
 @given(
@@ -182,15 +182,15 @@ def test_a_nested_loss_is_the_mean_of_losses_on_shortened_vectors(lengths, n, se
     )
     labels = torch.rand(n, generator=generator) * 5
     phase = Phase(losses={loss: LossTerm(guide="baseline" if loss == "distillation" else "none")})
-    guides = {"baseline": Columns(*guide.chunk(2))}
+    guides = {"baseline": BatchEmbeddings(*guide.chunk(2))}
     total = 0.0
     for length in lengths:
         short = [side[..., :length] / side[..., :length].norm(dim=-1, keepdim=True) for side in (first, second, negatives)]
-        total += phase_loss(phase, Columns(*short), labels, guides, 1)
-    nested = nested_loss(lengths, phase, Columns(first, second, negatives), labels, guides, 1)
+        total += phase_loss(phase, BatchEmbeddings(*short), labels, guides, 1)
+    nested = nested_loss(lengths, phase, BatchEmbeddings(first, second, negatives), labels, guides, 1)
     torch.testing.assert_close(nested, total / len(lengths), atol=1e-5, rtol=1e-5)
-    plain = phase_loss(phase, Columns(first, second, negatives), labels, guides, 1)
-    assert nested_loss([], phase, Columns(first, second, negatives), labels, guides, 1) == plain
+    plain = phase_loss(phase, BatchEmbeddings(first, second, negatives), labels, guides, 1)
+    assert nested_loss([], phase, BatchEmbeddings(first, second, negatives), labels, guides, 1) == plain
 
 
 def test_nested_training_is_training_of_the_first_numbers(sides):
@@ -203,7 +203,7 @@ def test_nested_training_is_training_of_the_first_numbers(sides):
         changes = {"encoder": encoder, "phases": phases, "start": "random", "learning_rate": 1e-2, "never_below_baseline": False}
         trained = Trainer(recipe(**changes, nested=nested), *sides).run().encoder
         first, second = (F.normalize(side[:, :length]) for side in encode_pairs(trained, pairs))
-        return score_vectors(first, second, pairs.labels).spearman
+        return score_embeddings(first, second, pairs.labels).spearman
 
     for length in (4, 8):
         assert spearman_of_first(length, [length, 16]) > spearman_of_first(length, []) + 0.02
@@ -219,7 +219,7 @@ def test_accumulated_batches_make_fewer_steps(sides):
 
 @pytest.mark.parametrize("select", ["loss", "spearman", "none"])
 @pytest.mark.parametrize("guarded", [True, False])
-def test_a_loss_that_is_no_number_is_said_and_never_chosen(sides, select, guarded):
+def test_a_loss_that_is_not_finite_is_reported_and_never_selected(sides, select, guarded):
     training, validation = sides
     terms = {"nt_xent": LossTerm(options={"temperature": 0.0})}
     phases = {"a": Phase(losses=terms, select=select), "b": Phase(losses={"cosent": LossTerm()}, select=select)}
@@ -236,7 +236,7 @@ def test_a_loss_that_is_no_number_is_said_and_never_chosen(sides, select, guarde
         assert trained.validation.spearman >= trained.baseline.spearman
 
 
-def test_weights_too_large_for_any_vector_are_refused_or_left(sides):
+def test_diverged_weights_are_refused_or_replaced_by_the_baseline(sides):
     phases = {"a": Phase(losses={"cosent": LossTerm()}, select="none")}
     with pytest.raises(InputError, match="choose a lower --learning_rate"):
         Trainer(recipe(phases=phases, learning_rate=1e30, never_below_baseline=False), *sides).run()
@@ -264,7 +264,7 @@ def test_an_encoder_that_does_not_fit_the_tokens_is_refused_before_training(side
 def test_the_learning_rate_rises_then_falls_over_the_whole_run(sides):
     trainer = Trainer(recipe(warmup_epochs=1, min_learning_rate=1e-5), *sides)
     rates = []
-    trainer.on_step = lambda *_: rates.append(trainer.optimizer.param_groups[0]["lr"])
+    trainer.on_batch = lambda *_: rates.append(trainer.optimizer.param_groups[0]["lr"])
     trainer.run()
     assert len(rates) == trainer.total_batches
     assert max(rates) == pytest.approx(3e-3, rel=1e-6)
@@ -330,8 +330,8 @@ def test_without_validation_pairs_a_part_is_set_aside(folder, tmp_path, run_here
         "train.py", "--data", folder / "train.store", "--run_dir", tmp_path / "few", "--out", tmp_path / "model.bin", *SMALL,
         "--validation_fraction", "0.05", "--phases.graded.epochs", "1",
     )  # fmt: skip
-    assert "15 validation pairs are too few to choose weights by" in few.stdout
-    assert "The model.bin that was there is kept as model.bin.previous" in few.stdout
+    assert "15 validation pairs are too few to choose the best weights" in few.stdout
+    assert "The earlier model.bin is kept as model.bin.previous" in few.stdout
 
 
 def test_the_published_preset_runs(folder, tmp_path, run_here):
@@ -345,7 +345,7 @@ def test_the_published_preset_runs(folder, tmp_path, run_here):
     ("options", "message"),
     [
         (("--data", "nowhere.store"), "nowhere.store: no such file"),
-        (("--device", "abacus"), "--device abacus is not there"),
+        (("--device", "abacus"), "--device abacus is not available"),
         (("--phases.contrastive.min_label", "6"), "recipe: phases.contrastive.min_label is 6, expected a label, 0 to 5"),
         (("--encoder.output_dim", "5000000"), "MiB, expected at most 20"),
     ],
@@ -357,19 +357,19 @@ def test_bad_requests_end_in_one_line_and_replace_nothing(folder, tmp_path, opti
     assert (tmp_path / "model.bin").read_bytes() == b"what was there"
 
 
-def test_a_phase_without_pairs_is_left_out_and_it_is_said(sides, folder, tmp_path, run_here):
+def test_a_phase_without_pairs_is_skipped_with_a_message(sides, folder, tmp_path, run_here):
     training, validation = sides
     unlike = training.select(training.labels < 3)
     trainer = Trainer(recipe(), unlike, validation)
-    assert trainer.left_out[0].startswith(
-        f"phase contrastive is left out: 0 of {len(unlike)} training pairs have a label of at least 3"
+    assert trainer.skipped[0].startswith(
+        f"phase contrastive is skipped: 0 of {len(unlike)} training pairs have a label of at least 3"
     )
     assert {record.phase for record in trainer.run().history} == {"", "graded"}
-    assert Trainer(recipe(), *sides).left_out == []
-    with pytest.raises(InputError, match=r"nothing to train on: phase contrastive is left out: 1 of 1 .*; phase graded"):
+    assert Trainer(recipe(), *sides).skipped == []
+    with pytest.raises(InputError, match=r"nothing to train on: phase contrastive is skipped: 1 of 1 .*; phase graded"):
         Trainer(recipe(), training.select(np.argsort(-training.labels)[:1]), validation)
     result = train(run_here, folder, tmp_path, "--phases.contrastive.min_label", "5")
-    assert result.returncode == 0 and "Phase contrastive is left out: 0 of 300" in result.stdout
+    assert result.returncode == 0 and "Phase contrastive is skipped: 0 of 300" in result.stdout
 
 
 def test_a_teacher_teaches_where_labels_do_not(sides):
@@ -378,8 +378,8 @@ def test_a_teacher_teaches_where_labels_do_not(sides):
     vectors = np.stack([training.tokens.sentence(i).mean(0)[:4] for i in range(len(training.tokens))])
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     few, rest = training.select(np.arange(60)), np.arange(120, 600)
-    lessons = TeacherTargets(vectors[np.stack([few.first, few.second], 1)], rest, vectors[rest])
-    noise = with_labels(replace(few, targets=lessons), np.random.default_rng(0).permutation(few.labels))
+    targets = TeacherTargets(vectors[np.stack([few.first, few.second], 1)], rest, vectors[rest])
+    noise = with_labels(replace(few, targets=targets), np.random.default_rng(0).permutation(few.labels))
     taught = recipe(encoder=EncoderConfig(output_dim=16, heads=4, hidden_dim=16, dropout=0.0))
     del taught.phases["contrastive"]
     taught.phases["graded"] = Phase(epochs=10, losses={"distillation": LossTerm(weight=100, guide="teacher")})
@@ -397,12 +397,12 @@ def test_phase_loss_gives_sentences_without_label_to_distillation_only():
     phase = Phase(losses={"cosent": LossTerm(), "distillation": LossTerm(weight=3, guide="teacher")})
     expected = LOSSES["cosent"](first[:4], second[:4], labels) + 3 * LOSSES["distillation"](first, second, None, guide)
     torch.testing.assert_close(
-        phase_loss(phase, Columns(first, second), labels, {"teacher": Columns(*guide.chunk(2))}, 1), expected
+        phase_loss(phase, BatchEmbeddings(first, second), labels, {"teacher": BatchEmbeddings(*guide.chunk(2))}, 1), expected
     )
     masked = Phase(losses={"nt_xent": LossTerm(guide="baseline")})
     expected = LOSSES["nt_xent"](first[:4], second[:4], labels, torch.cat([guide[:4], guide[7:11]]))
     torch.testing.assert_close(
-        phase_loss(masked, Columns(first, second), labels, {"baseline": Columns(*guide.chunk(2))}, 1), expected
+        phase_loss(masked, BatchEmbeddings(first, second), labels, {"baseline": BatchEmbeddings(*guide.chunk(2))}, 1), expected
     )
 
 
