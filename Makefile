@@ -111,9 +111,9 @@ model: stores/stsb/test.store stores/teacher-0/teacher.json
 	$(RUN) visualize_tsne.py --data stores/stsb/test.store --out results/tsne_map.png
 	$(RUN) evaluate.py --data stores/stsb/test.store --validation stores/stsb/dev.store --plot results/predictions.png
 
-bench: stores/stsb/test.store .venv/with-tests
+bench: stores/stsb/test.store .venv/with-tests $(JUDGE)/bin/python
 	$(INSTALL) -r benchmarks/requirements.txt
-	$(RUN) benchmarks/run.py --stsb stores/stsb --out results/speed.md
+	$(RUN) benchmarks/run.py --stsb stores/stsb --judge $(JUDGE)/bin/python --out results/speed.md
 
 MODEL ?= model.bin
 

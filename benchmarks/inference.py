@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import statistics
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from published import PlainPublished
 from sentence_transformers.sentence_transformer.modules import Pooling
-from timing import goal, rate_rows, ratios, time_interleaved
-from torch import Tensor, nn
+from timing import goal, rate_rows, ratios, run_script, time_interleaved
+from torch import Tensor
 
 from data import PairData
 from evaluation.checkpoint import load_encoder
@@ -21,25 +24,6 @@ SENTENCES = 1280
 PUBLISHED, OURS = "published encoder, plain PyTorch", "**the default encoder**"
 GOALS = {128: 2.0, 32: 2.0, 1: 1.0}  # by batch size: at least so many times the published encoder's sentences per second
 Batches = list[tuple[Tensor, Tensor]]  # tokens (B, T, D) and mask (B, T)
-
-
-class PlainPublished(nn.Module):
-    """The published encoder in plain PyTorch: every step on the whole padded batch, padding recognised by its zeros."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.project = nn.Sequential(nn.Linear(dim, 128), nn.LayerNorm(128), nn.GELU())
-        self.score = nn.Linear(128, 1)
-        self.out = nn.Linear(128, 256)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """`(B, T, D)` to `(B, 256)`."""
-        mask = tokens.abs().sum(-1) > 0
-        encoded = self.project(tokens)
-        weights = self.score(encoded).squeeze(-1).masked_fill(~mask, -1e9).softmax(1)
-        attention = (encoded * weights.unsqueeze(-1)).sum(1)
-        mean = (encoded * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
-        return F.normalize(self.out(0.7 * attention + 0.3 * mean), dim=-1)
 
 
 def padded_batches(pairs: PairData, batch_size: int) -> Batches:
@@ -89,8 +73,18 @@ def backbone_pass(pairs: PairData, batch_size: int) -> Callable[[], object]:
     return lambda: [None for _ in backbone.token_embeddings(ids, batch_size)]
 
 
-def run(pairs: PairData, model: str, repeats: int = 15) -> str:
-    """All tables of inference."""
+def compare_in(python: str, model: str, batches: Batches, repeats: int) -> float:
+    """Our sentences per second in another Python, as a multiple of the published encoder's there."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "batches.pt"
+        torch.save([tokens for tokens, _ in batches], path)
+        script = str(Path(__file__).with_name("published.py"))
+        published, ours = run_script(script, str(path), model, str(repeats), python=python)
+    return statistics.median(published) / statistics.median(ours)
+
+
+def run(pairs: PairData, model: str, judge: str | None = None, repeats: int = 15) -> str:
+    """All tables of inference; with the interpreter `judge`, the ratio there too."""
     encoder = load_encoder(model)
     sections = []
     for batch_size, bound in GOALS.items():
@@ -99,6 +93,9 @@ def run(pairs: PairData, model: str, repeats: int = 15) -> str:
         backbone = backbone_pass(pairs, batch_size) if batch_size == 32 else None
         sections.append(f"Batches of {batch_size}; {used:.0%} of the positions are tokens, the rest padding:\n")
         sections.append(compare(encoder, batches, repeats, backbone, bound))
+        if judge:
+            ratio = compare_in(judge, model, batches, repeats)
+            sections.append(goal("the same with Python 3.12 and torch 2.3.0", ratio, bound))
     rng = torch.Generator().manual_seed(0)
     long = [(torch.randn(8, 512, pairs.tokens.dim, generator=rng), torch.ones(8, 512, dtype=torch.bool)) for _ in range(8)]
     sections.append("512 tokens per sentence, batches of 8:\n")

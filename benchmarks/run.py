@@ -42,6 +42,7 @@ def main() -> None:
     parser = make_parser("benchmarks/run.py", __doc__)
     parser.add_argument("--stsb", default="stores/stsb", help="folder with train.store, dev.store, test.store")
     parser.add_argument("--model", default="model.bin", help="the default encoder")
+    parser.add_argument("--judge", help="a Python with torch 2.3.0, to measure inference there too")
     parser.add_argument("--out", default="results/speed.md", help="Markdown file for the tables")
     parser.add_argument("--only", choices=tuple(SECTIONS), help="measure one section again and keep the others of --out")
     options = parser.parse_args()
@@ -52,7 +53,7 @@ def main() -> None:
     train, dev, test = (open_pairs([path]) for path in paths)
     torch.set_num_threads(1)  # of this process; reading, mining and several processes are measured in others
     measure = {
-        "inference": lambda: inference.run(test, options.model),
+        "inference": lambda: inference.run(test, options.model, options.judge),
         "text": lambda: text_speed.run(test, options.model),
         "training": lambda: training_speed.run(train, dev),
         "processes": lambda: training_speed.run_processes(stsb),

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def time_interleaved(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
@@ -44,15 +45,15 @@ def rate_rows(rates: Mapping[str, Sequence[float]], reference: str) -> list[tupl
     return [(name, median_and_range(rates[name]), f"{ratio:.2f}") for name, ratio in ratios(rates, reference).items()]
 
 
-def run_script(script: str, *arguments: str, n_processes: int = 1) -> list[float]:
-    """Run a script in a new process, or several that torchrun starts; returns the JSON list in its last line of output.
+def run_script(script: str, *arguments: str, n_processes: int = 1, python: str = sys.executable) -> Any:
+    """Run a script in a new process, or several that torchrun starts; returns the JSON in its last line of output.
 
     Raises:
         RuntimeError: if it fails.
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes)] if n_processes > 1 else []
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    command = [sys.executable, *launcher, script, *arguments]
+    command = [python, *launcher, script, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")

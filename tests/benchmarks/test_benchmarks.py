@@ -37,7 +37,7 @@ def test_each_reader_finds_the_numbers(reader):
 
 def test_the_plain_published_encoder_is_the_published_encoder():
     torch.manual_seed(0)
-    plain, ours = inference.PlainPublished(768).eval(), SentenceEncoder(EncoderConfig("published")).eval()
+    plain, ours = PlainPublished(768).eval(), SentenceEncoder(EncoderConfig("published")).eval()
     ours.pooling.token_encoder.load_state_dict(plain.project.state_dict())
     ours.pooling.score.load_state_dict(plain.score.state_dict())
     ours.head.load_state_dict(plain.out.state_dict())
