@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from tqdm import tqdm
 
 from common.errors import InputError
 from tokens.dat_files import TOKEN_DIM, read_dat_files, write_dat_files
-from tokens.text_files import TextPairs, is_text
+from tokens.tables import is_saved_dataset
+from tokens.text_pairs import ReadOptions, TextPairs
 from tokens.text_store import text_store
-from tokens.token_store import TokenStore, open_store, unpack_json
+from tokens.token_store import TokenStore, is_store, open_store, unpack_json
 
 DATA = Path(__file__).parent / "data"
 STARTER_TRAIN, STARTER_DEV, STARTER_TEST = (DATA / "starter" / f"{part}.tsv" for part in ("train", "dev", "test"))
@@ -55,7 +59,9 @@ class PairData:
         labels: `(n,)`, float32, similarity 0-5.
         sentences: the text of each sentence in `tokens`, if known.
         targets: teacher embeddings, if there is a teacher.
-        negatives: `(n, N)`, sentence numbers of each pair's mined negatives, if there are any.
+        negatives: `(n, N)`, sentence numbers of each pair's hard negatives, if there are any.
+        has_labels: whether the pairs have labels; without, every pair is a positive, labelled 5.
+        skipped: bad rows that were left out in reading.
     """
 
     tokens: TokenStore
@@ -65,6 +71,8 @@ class PairData:
     sentences: Sequence[str] | None = None
     targets: TeacherTargets | None = None
     negatives: np.ndarray | None = None
+    has_labels: bool = True
+    skipped: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -105,34 +113,64 @@ def open_pairs(
     paths: Sequence[str | os.PathLike[str]],
     *,
     dim: int | None = TOKEN_DIM,
+    options: ReadOptions | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> PairData:
-    """Open sentence pairs.
+    """Open sentence pairs; says on stderr how the labels of a table are read.
 
     Args:
-        paths: one `.store` file made by prepare_data.py; or one file of text pairs, `.csv` or `.tsv`, which the
-            default backbone encodes; or a folder with the challenge's `.dat` files; or the paths of these files.
+        paths: one `.store` file made by prepare_data.py; or one table of text pairs (CSV, TSV, JSON lines, Parquet, a saved
+            dataset, `hf:NAME`), which the default backbone encodes; or a folder with the challenge's `.dat` files; or the
+            paths of these files.
         dim: the width of token embeddings in `.dat` files; None accepts any.
+        options: how to read a table.
         cache_dir: where to keep the token stores made on the way; by default next to the files.
 
     Raises:
         InputError: if something is missing, damaged or contradictory.
     """
-    path = Path(paths[0])
-    if len(paths) > 1 or path.is_dir():
-        first, second, labels, text = read_dat_files(paths, dim=dim, cache_dir=cache_dir)
+    source = paths[0]
+    path = Path(source)
+    if len(paths) > 1 or (path.is_dir() and not is_saved_dataset(path)):
+        first_tokens, second_tokens, labels, text = read_dat_files(paths, dim=dim, cache_dir=cache_dir)
         numbers = np.arange(len(labels))
         sentences = text.first + text.second if text else None
-        return PairData(first.followed_by(second), numbers, numbers + len(labels), labels, sentences)
-    if is_text(path):
-        store = text_store(path, store_path=Path(cache_dir) / f"{path.name}.store" if cache_dir else None)
-    else:
+        _say(path, _small_labels(labels))
+        return PairData(first_tokens.followed_by(second_tokens), numbers, numbers + len(labels), labels, sentences)
+    if path.is_file() and (path.suffix == ".store" or is_store(path)):
         store = open_store(path)
+    else:
+        store = text_store(source, options=options, store_path=Path(cache_dir) / f"{path.name}.store" if cache_dir else None)
     try:
+        first, second, labels = (store.extra[name] for name in ("first", "second", "labels"))
         sentences = unpack_json(store.extra["sentences"])
-        return PairData(store, store.extra["first"], store.extra["second"], store.extra["labels"], sentences)
     except KeyError as error:
         raise InputError(f"this token store holds no pairs ({error} is missing); prepare_data.py makes one", path=path) from error
+    reading: dict[str, Any] = {"has_labels": True, "scale": "", "skipped": 0}
+    if "reading" in store.extra:
+        reading = unpack_json(store.extra["reading"])
+    skipped = f"{reading['skipped']:,} bad rows left out" if reading["skipped"] else ""
+    _say(path, reading["scale"] or (_small_labels(labels) if reading["has_labels"] else ""), skipped)
+    return PairData(
+        store,
+        first,
+        second,
+        labels,
+        sentences,
+        negatives=store.extra.get("negatives"),
+        has_labels=reading["has_labels"],
+        skipped=reading["skipped"],
+    )
+
+
+def _small_labels(labels: np.ndarray) -> str:
+    """A note about labels of stores and .dat files, 0-5 always, that look like 0-1."""
+    return f"labels are read as 0 to 5, and the largest is {labels.max():g}" if labels.max(initial=0) <= 1 else ""
+
+
+def _say(path: Path, *notes: str) -> None:
+    if said := "; ".join(note for note in notes if note):
+        tqdm.write(f"{path.name}: {said}", file=sys.stderr)
 
 
 def write_dat_pairs(folder: str | os.PathLike[str], pairs: PairData) -> None:

@@ -26,7 +26,7 @@ from evaluation.maps import METHODS, interactive_map, project_to_2d
 from evaluation.metrics import mae
 from model import mean_pooling
 from text import TextEncoder
-from tokens.text_files import MAX_LABEL, TextPairs, read_text_pairs
+from tokens.text_pairs import MAX_LABEL, TextPairs, read_text_pairs
 
 if TYPE_CHECKING:
     import gradio

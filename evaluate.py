@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 
 from common.cli import PAIRS_HELP, make_parser, output_file, run_command
 from common.errors import InputError
@@ -22,7 +21,7 @@ from evaluation.calibration import draw_predictions
 from evaluation.checkpoint import DEFAULT_CHECKPOINT, load_encoder
 from evaluation.encoding import check_fits
 from evaluation.scores import compare, score_table
-from tokens.text_files import labels_note
+from tokens.text_pairs import add_read_arguments, read_options
 
 
 def main() -> None:
@@ -33,21 +32,21 @@ def main() -> None:
     parser.add_argument("--validation", nargs="+", help="pairs to calibrate on (default: the starter ones, if --data is left out)")
     parser.add_argument("--plot", metavar="FILE", help="PNG to write: predicted against true labels; needs validation pairs")
     parser.add_argument("--cache_dir", help="folder for token stores (default: next to the data)")
+    add_read_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     inputs = [options.model, *(options.data or []), *(options.validation or [])]
     plot = output_file(options.plot, inputs, suffix=".png") if options.plot else None
+    reading = read_options(options)
     encoder = load_encoder(options.model)
-    pairs = open_pairs(options.data or [STARTER_TEST], cache_dir=options.cache_dir)
+    pairs = open_pairs(options.data or [STARTER_TEST], options=reading, cache_dir=options.cache_dir)
     check_fits(encoder, pairs)
     validation = None
     if options.validation or not options.data:
-        validation = open_pairs(options.validation or [STARTER_DEV], cache_dir=options.cache_dir)
+        validation = open_pairs(options.validation or [STARTER_DEV], options=reading, cache_dir=options.cache_dir)
         check_fits(encoder, validation)
     elif options.plot:
         raise InputError("--plot needs pairs to calibrate on: give --validation, with pairs other than --data")
-    if note := labels_note(pairs.labels):
-        print(note, file=sys.stderr)
     scores, predictions = compare(encoder, pairs, validation)
     size = os.path.getsize(options.model)
     if options.json:

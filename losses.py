@@ -188,5 +188,6 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "distillation": distillation,
 }
 
+NEED_LABELS = ("cosine_mse", "cosent", "pearson")  # learn nothing from pairs without labels
 WITH_NEGATIVES = ("ranking",)  # use mined negatives if there are any
 WITHOUT_LABELS = ("distillation",)  # need a guide instead, and use unlabelled sentences too

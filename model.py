@@ -238,6 +238,8 @@ class PublishedPooling(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
         """`(B, T, D)` and lengths `(B,)`, None without padding, to `(B, 128)`."""
         encoded = self.token_encoder(tokens)
+        if not encoded.sum().isfinite():  # squares in LayerNorm overflow from 1e19 on; it does not depend on the scale
+            encoded = self.token_encoder(tokens * 2.0**-40)
         return torch.bmm(self.token_weights(encoded, lengths), encoded).squeeze(1)
 
     def token_weights(self, encoded: Tensor, lengths: Tensor | None) -> Tensor:

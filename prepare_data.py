@@ -13,43 +13,28 @@ from pathlib import Path
 from common.cli import make_parser, output_folder, run_command
 from common.devices import choose_device
 from common.errors import InputError
-from common.files import write_atomically
 from data import open_pairs, write_dat_pairs
 from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH
-from tokens.text_files import MAX_LABEL
+from tokens.tables import is_on_hub
+from tokens.text_pairs import add_read_arguments, read_options
 from tokens.text_store import BackboneSettings, text_store
 
+SPLITS = {"train": "train", "validation": "dev", "test": "test"}
+STSB = {f"hf:sentence-transformers/stsb:{split}": name for split, name in SPLITS.items()}
 
-def load_stsb(folder: Path) -> list[Path]:
-    """Download STS-B from the Hugging Face hub into `folder` as train.tsv, dev.tsv and test.tsv.
 
-    Raises:
-        InputError: if the `datasets` package is not installed or the hub cannot be reached.
-    """
-    try:
-        import datasets
-    except ImportError as error:
-        raise InputError("--source stsb needs the datasets library: pip install datasets") from error
-    try:
-        splits = datasets.load_dataset("sentence-transformers/stsb")
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot load STS-B from the hub: {str(error).splitlines()[0]}") from error
-    paths = []
-    for split, name in (("train", "train"), ("validation", "dev"), ("test", "test")):
-        path = folder / f"{name}.tsv"
-        with write_atomically(path) as file:
-            for row in splits[split]:
-                first, second = (" ".join(row[key].split()) for key in ("sentence1", "sentence2"))
-                file.write(f"{first}\t{second}\t{row['score'] * MAX_LABEL:.9g}\n".encode())
-        paths.append(path)
-    return paths
+def _stem(source: str) -> str:
+    """The name of a table's store: the file's without its endings, the dataset's and split's of the hub."""
+    if is_on_hub(source):
+        return source.removeprefix("hf:").replace("/", "-").replace(":", "-")
+    return Path(source).name.split(".")[0] if not Path(source).is_dir() else Path(source).name
 
 
 def main() -> None:
     """Command line."""
     parser = make_parser("prepare_data.py", __doc__)
-    parser.add_argument("files", nargs="*", help="text pairs: .csv or .tsv with sentence1, sentence2, label 0-5")
-    parser.add_argument("--source", choices=["stsb"], help="download STS-B from the Hugging Face hub instead")
+    parser.add_argument("files", nargs="*", help="tables of text pairs: CSV, TSV, JSON lines, Parquet, hf:NAME[/CONFIG][:SPLIT]")
+    parser.add_argument("--source", choices=["stsb"], help="STS-B from the Hugging Face hub: short for its three splits")
     parser.add_argument("--out", default="stores", help="folder for the stores")
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE, help="hub name or local folder")
     parser.add_argument(
@@ -63,19 +48,21 @@ def main() -> None:
     parser.add_argument("--max_length", type=int, default=DEFAULT_MAX_LENGTH, help="tokens per sentence; longer ones are truncated")
     parser.add_argument("--device", default="cpu", help="device of the backbone: cpu, cuda, mps")
     parser.add_argument("--dat", action="store_true", help="also write the challenge's four .dat files, in a folder per input file")
+    add_read_arguments(parser)
     options = parser.parse_args()
+    reading = read_options(options)
     out = output_folder(options.out)
-    files = load_stsb(out) if options.source else [Path(file) for file in options.files]
+    files = STSB if options.source else {file: _stem(file) for file in options.files}
     if not files:
         raise InputError("no input: give files of text pairs or --source stsb")
-    names = [path.name.removesuffix(".gz").rpartition(".")[0] for path in files]
+    names = list(files.values())
     if repeated := [name for name in names if names.count(name) > 1]:
         raise InputError(f"two files would be written to {out / repeated[0]}.store; prepare them separately")
     device = str(choose_device(options.device))
     backbone = BackboneSettings(options.backbone, options.layers, options.max_length, device, options.pooled)
-    for path, name in zip(files, names, strict=True):
+    for source, name in files.items():
         store = out / f"{name}.store"
-        text_store(path, backbone, store_path=store)
+        text_store(source, backbone, options=reading, store_path=store)
         pairs = open_pairs([store])
         print(f"{store}: {len(pairs):,} pairs, {len(pairs.tokens):,} sentences, {pairs.tokens.lengths.sum():,} tokens")
         if options.dat:

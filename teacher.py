@@ -16,6 +16,7 @@ from common.devices import choose_device
 from common.errors import InputError
 from data import open_pairs, split_by_groups
 from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, Backbone
+from tokens.text_pairs import add_read_arguments, read_options
 from training.recipe import Recipe
 from training.teacher import Teacher, fine_tune, save_teacher
 
@@ -35,14 +36,16 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, mps")
     parser.add_argument("--bfloat16", action="store_true", help="half precision, faster if the hardware supports it")
     parser.add_argument("--cache_dir", help="folder for token stores (default: next to the data)")
+    add_read_arguments(parser)
     options = parser.parse_args()
+    reading = read_options(options)
     out = output_folder(options.out)
-    pairs = open_pairs(options.data, cache_dir=options.cache_dir)
+    pairs = open_pairs(options.data, options=reading, cache_dir=options.cache_dir)
     if options.batch_size < 2 or options.epochs < 1 or options.learning_rate <= 0:
         raise InputError("expected --batch_size 2 or more, --epochs 1 or more, --learning_rate above 0")
     set_aside = None
     if options.validation:
-        training, validation = pairs, open_pairs(options.validation, cache_dir=options.cache_dir)
+        training, validation = pairs, open_pairs(options.validation, options=reading, cache_dir=options.cache_dir)
     else:
         set_aside = {"fraction": Recipe.validation_fraction, "seed": options.seed}
         training, validation = split_by_groups(pairs, Recipe.validation_fraction, options.seed)

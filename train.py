@@ -26,11 +26,10 @@ from common.cli import PAIRS_HELP, command_to_resume, make_parser, output_file, 
 from common.devices import choose_device
 from common.errors import InputError
 from data import DATA, STARTER_DEV, STARTER_TEST, STARTER_TRAIN, PairData, open_pairs, split_by_groups
-from evaluation.checkpoint import save_encoder
-from evaluation.scores import score, score_table
+from evaluation.scores import METRICS, score, score_table, selection_metric
 from model import mean_pooling
 from tokens.dat_files import list_dat_files
-from tokens.text_files import labels_note
+from tokens.text_pairs import add_read_arguments, read_options
 from training import processes
 from training.distillation import with_teacher_targets
 from training.recipe import Recipe, add_recipe_arguments, parse_recipe
@@ -90,6 +89,7 @@ def parse_options() -> tuple[Recipe, Any]:
     # The encoder is small: a second thread saves a quarter of the time on an idle machine, but on a busy one the threads
     # wait for each other and training takes ten times as long.
     parser.add_argument("--threads", type=PositiveInt, default=1, help="CPU threads; more than 1 helps only on an idle machine")
+    add_read_arguments(parser)
     add_recipe_arguments(parser)
     return parse_recipe(parser, sys.argv[1:])
 
@@ -104,16 +104,17 @@ def open_run(recipe: Recipe, options: Any) -> Run:
     out = output_file(options.out or (folder / "model.bin" if on_starter else "model.bin"), inputs)
     if on_starter:
         print("No .dat files in data/, training on the starter pairs.")
+    reading = read_options(options)
     sources = {
         "training": options.data or [STARTER_TRAIN if on_starter else DATA],
         "validation": options.validation or ([STARTER_DEV] if on_starter else None),
         "test": options.test or ([STARTER_TEST] if on_starter else None),
     }
-    pairs = {name: open_pairs(paths, cache_dir=options.cache_dir) for name, paths in sources.items() if paths}
+    pairs = {name: open_pairs(paths, options=reading, cache_dir=options.cache_dir) for name, paths in sources.items() if paths}
     training, validation, test = pairs["training"], pairs.get("validation"), pairs.get("test")
-    if note := labels_note(training.labels):
-        print(note)
     for name, part in pairs.items():
+        if part.has_labels and len(part) > 1 and part.labels.min() == part.labels.max():
+            raise InputError(f"all {len(part)} {name} pairs have the label {part.labels[0]:g} (of 0 to 5), expected different ones")
         if part.tokens.dim != training.tokens.dim:
             raise InputError(f"{name} tokens have {part.tokens.dim} dimensions, expected {training.tokens.dim} as in training")
     set_aside = split_from = None
@@ -135,7 +136,8 @@ def train(run: Run, device: torch.device, saved: SavedRun, resume: bool) -> Trai
     print(f"{len(run.training):,} training pairs, {len(run.validation):,} validation pairs, {parameters:,} parameters, {device}")
     if len(run.validation) < MIN_VALIDATION_PAIRS:
         print(f"{len(run.validation)} validation pairs are too few to choose the best weights; give --validation, or more pairs.")
-    print(f"Mean pooling, before training: validation Spearman {trainer.baseline.spearman:.4f}")
+    baseline = getattr(trainer.baseline, trainer.metric)
+    print(f"Mean pooling, before training: validation {METRICS[trainer.metric]} {baseline:.4f}")
     print(saved.begin(trainer, resume))
     return saved.run(trainer)
 
@@ -144,8 +146,8 @@ def report(run: Run, result: TrainingResult, saved: SavedRun) -> None:
     """Write the checkpoint and the run's files, and print the encoder's scores next to those of mean pooling."""
     seconds = saved.seconds
     replaced = run.out.read_bytes() if run.out.exists() else None
-    size = save_encoder(run.out, result.encoder)
-    write_history(run.folder / "history.csv", result.history)
+    size = saved.save_result(run.out, result.encoder)
+    write_history(run.folder / "history.csv", result.history, result.metric)
     write_recipe(run.folder / "recipe.yaml", run.recipe)
     draw_history(run.folder / "training.png", result, run.recipe.phases)
     scores = {"validation": {"mean pooling": asdict(result.baseline), "encoder": asdict(result.validation)}}
@@ -170,7 +172,8 @@ def report(run: Run, result: TrainingResult, saved: SavedRun) -> None:
         "teacher": run.training.targets is not None,
     }
     write_metrics(run.folder / "metrics.json", metrics)
-    saved.finish(f"{run.out}, weights of epoch {result.epoch}, validation Spearman {result.validation.spearman:.4f}")
+    reached = getattr(result.validation, result.metric)
+    saved.finish(f"{run.out}, weights of epoch {result.epoch}, validation {METRICS[result.metric]} {reached:.4f}")
     print_scores(run, result, scores)
     print(
         f"{run.out}: {size / 2**20:.2f} MiB (limit 20), trained in {seconds:.0f} s. Curve, history, metrics, recipe: {run.folder}/"
@@ -183,17 +186,19 @@ def print_scores(run: Run, result: TrainingResult, scores: dict[str, dict[str, d
     """Print a table of the scores, by pairs, encoder and metric, and a line that says whether training helped."""
     if result.diverged_in:
         print(f"Training diverged in epoch {result.diverged_in} (the loss is not finite); try a lower --learning_rate.")
+    shown = ("spearman", "pearson", "triplet_accuracy", "mrr")
     columns = {
-        name: {f"{pairs} {metric}": scores[pairs][name][metric] for pairs in scores for metric in ("spearman", "pearson")}
+        name: {f"{pairs} {metric}": value for pairs in scores for metric, value in scores[pairs][name].items() if metric in shown}
         for name in ("mean pooling", "encoder")
     }
     print(f"\n{score_table(columns)}\n")
-    pairs = "test" if "test" in scores else "validation"
-    baseline, trained = (scores[pairs][name]["spearman"] for name in ("mean pooling", "encoder"))
+    name, pairs = ("validation", run.validation) if run.test is None else ("test", run.test)
+    metric = selection_metric(pairs)
+    baseline, trained = (scores[name][encoder][metric] for encoder in ("mean pooling", "encoder"))
     if result.fell_back:
         print("Training did not beat mean pooling on the validation pairs, so the result is mean pooling.")
     else:
-        line = f"{pairs.capitalize()} Spearman: mean pooling {baseline:.4f}, your encoder {trained:.4f}"
+        line = f"{name.capitalize()} {METRICS[metric]}: mean pooling {baseline:.4f}, your encoder {trained:.4f}"
         if run.recipe.start == "centred":  # compresses the embeddings of mean pooling
             print(f"{line}, with {result.encoder.config.output_dim} instead of {run.training.tokens.dim} dimensions.")
         else:

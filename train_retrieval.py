@@ -6,9 +6,11 @@ Examples:
     python train_retrieval.py --dataset questions.tsv --config mine.yaml --tensorboard
     python train_retrieval.py --dataset questions.tsv --mine false --label_weight 0
     python train_retrieval.py --dataset questions.tsv --evaluate model.bin
+    python train_retrieval.py --dataset scifact --evaluate model.bin
 
-The dataset is labelled pairs of sentences, both matching and not. Held-out validation and test pairs share no sentence
-with the training pairs. Scores mean pooling, mines hard negatives, trains, and scores the encoder.
+The dataset is pairs of sentences: labelled, both matching and not, or without labels, all matching, also with negatives.
+Held-out validation and test pairs share no sentence with the training pairs. Scores mean pooling, mines hard negatives,
+trains, and scores the encoder. --evaluate also takes a folder in BEIR's layout.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from jsonargparse.typing import PositiveInt
 from common.cli import command_to_resume, make_parser, output_file, output_folder, run_command
 from common.errors import InputError
 from retrieval.pipeline import Pipeline, evaluate, run
+from tokens.text_pairs import add_read_arguments, read_options
 from training.recipe import CONFIGS, as_arguments, read_recipe_file
 
 DEFAULT_CONFIG = str(CONFIGS / "retrieval.yaml")
@@ -37,10 +40,13 @@ def main() -> None:
     parser.add_argument("--config", default=DEFAULT_CONFIG, help="YAML file with settings")
     parser.add_argument("--run_dir", help="folder for metrics, history and curve (default: runs/retrieval-DATE-TIME)")
     parser.add_argument("--out", help="checkpoint to write (default: model.bin in --run_dir)")
-    parser.add_argument("--evaluate", metavar="FILE", help="do not train: score this checkpoint on the held-out pairs")
+    parser.add_argument(
+        "--evaluate", metavar="FILE", help="do not train: score this checkpoint on the held-out pairs, or on a BEIR folder"
+    )
     parser.add_argument("--resume", action="store_true", help="continue the training that was stopped in --run_dir")
     parser.add_argument("--tensorboard", action="store_true", help="also log to TensorBoard, in --run_dir")
     parser.add_argument("--threads", type=PositiveInt, default=1, help="CPU threads for training")
+    add_read_arguments(parser)
     parser.add_class_arguments(Pipeline, None)
     config_parser = ArgumentParser(add_help=False, allow_abbrev=False)  # the file is read first: options override it
     config_parser.add_argument("--config", default=DEFAULT_CONFIG)
@@ -53,14 +59,23 @@ def main() -> None:
     options = parser.instantiate(parser.parse_args([*settings, *sys.argv[1:]]))
     pipeline = Pipeline(**{item.name: options[item.name] for item in fields(Pipeline)})
     torch.set_num_threads(options.threads)
+    reading = read_options(options)
     if options.evaluate:
-        evaluate(pipeline, options.evaluate)
+        evaluate(pipeline, options.evaluate, reading)
         return
     if options.resume and not options.run_dir:
         raise InputError("--resume needs --run_dir, the folder of the run")
     folder = output_folder(options.run_dir or f"runs/retrieval-{time.strftime('%Y%m%d-%H%M%S')}")
     out = output_file(options.out or folder / "model.bin", [pipeline.dataset, pipeline.mining_model, config])
-    run(pipeline, folder, out, tensorboard=options.tensorboard, resume=options.resume, command=command_to_resume(folder))
+    run(
+        pipeline,
+        folder,
+        out,
+        reading=reading,
+        tensorboard=options.tensorboard,
+        resume=options.resume,
+        command=command_to_resume(folder),
+    )
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from common.files import write_text_atomically
 from data import STARTER_TRAIN, PairData, open_pairs
 from evaluation.checkpoint import DEFAULT_CHECKPOINT, load_encoder
 from evaluation.encoding import check_fits, encode_pairs
-from evaluation.maps import METHODS, draw_maps, interactive_map, project_to_2d
+from evaluation.maps import METHODS, draw_maps, fitting_neighbours, interactive_map, project_to_2d
 from evaluation.scores import score_embeddings
 from model import mean_pooling
+from tokens.text_pairs import add_read_arguments, read_options
 
 
 def sample_pairs(pairs: PairData, sentences: int, seed: int) -> PairData:
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--perplexity", type=float, default=30.0, help="of t-SNE; number of neighbours for umap, not used by pca")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the sample and the map")
     parser.add_argument("--cache_dir", help="folder for token stores (default: next to the data)")
+    add_read_arguments(parser)
     options = parser.parse_args()
     if options.sentences < 4:
         raise InputError(f"--sentences is {options.sentences}, expected 4 or more")
@@ -51,19 +53,24 @@ def main() -> None:
     out = output_file(options.out, inputs, suffix=".png")
     page_out = output_file(options.html, [*inputs, out], suffix=".html") if options.html else None
     encoder = load_encoder(options.model)
-    pairs = open_pairs(options.data or [STARTER_TRAIN], cache_dir=options.cache_dir)
+    pairs = open_pairs(options.data or [STARTER_TRAIN], options=read_options(options), cache_dir=options.cache_dir)
     check_fits(encoder, pairs)
     sample = sample_pairs(pairs, options.sentences, options.seed)
     encoders = {Path(options.model).name: encoder}
     if options.baseline:
         encoders = {"mean pooling": mean_pooling(pairs.tokens.dim), **encoders}
+    count = 2 * len(sample)
+    neighbours = fitting_neighbours(count, options.method, options.perplexity)
+    if options.method != "pca" and neighbours < options.perplexity:
+        what = {"tsne": "perplexity", "umap": "number of neighbours"}[options.method]
+        print(f"{count} sentences: the {what} is {neighbours:.3g} instead of {options.perplexity:g}.")
     panels = {}
     for name, candidate in encoders.items():
         first, second = encode_pairs(candidate, sample)
         spearman = score_embeddings(first, second, sample.labels).spearman
         embeddings = np.concatenate([first.numpy(), second.numpy()])
         title = f"{name}: {len(embeddings):,} sentence embeddings, Spearman {spearman:.3f}"
-        panels[title] = project_to_2d(embeddings, options.method, neighbours=options.perplexity, seed=options.seed)
+        panels[title] = project_to_2d(embeddings, options.method, neighbours=neighbours, seed=options.seed)
     caption = METHODS[options.method]
     page = interactive_map(panels, sample.text(), caption).to_html(default_height="96vh") if page_out else ""
     draw_maps(out, panels, sample.labels, caption)

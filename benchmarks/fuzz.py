@@ -5,15 +5,17 @@ Example:
     python benchmarks/fuzz.py --inputs 100000
 
 Good files are damaged at random: bytes and fields replaced, doubled or deleted, line ends and encodings changed. The result is
-compared with a slow, obvious reading of the same bytes that shares no code with the project: `float` on every field, the csv
-module, zipfile. An input fails if the project raises anything but an InputError of one line, refuses what the other reading
-accepts, or reads other values.
+compared with a slow, obvious reading of the same bytes that shares no code with the project: `float` on every field, quotes
+character by character, pyarrow's own rows, zipfile. An input fails if the project raises anything but an InputError of one line,
+refuses what the other reading accepts, or reads other values.
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
+import json
 import random
 import resource
 import sys
@@ -22,8 +24,8 @@ import traceback
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,8 +33,10 @@ from typing import Any, Protocol
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
+import pyarrow
 import torch
 import yaml
+from pyarrow import parquet
 from tqdm import tqdm
 
 from common.cli import make_parser, run_command
@@ -40,7 +44,7 @@ from common.errors import InputError
 from evaluation.checkpoint import load_encoder, save_encoder
 from model import EncoderConfig, SentenceEncoder
 from tokens.dat_files import read_label_file, read_token_file
-from tokens.text_files import HEADER_WORDS, read_text_pairs
+from tokens.text_pairs import read_text_pairs
 from tokens.token_store import create_store, open_store, pack_json
 from training.recipe import CONFIGS, add_recipe_arguments, parse_recipe
 
@@ -51,7 +55,19 @@ NUMBERS = (
     b'1e 18446744073709551616 0.1234567890123456789 1e-400 4.9e-324 null true [1] {} "1" \xd9\xa1 \xef\xbc\x91 1\x00 \x1c 1\x0b '
 ).split(b" ")  # the last one is empty; two are digits of other scripts
 JUNK = b'|\x00|\xff|\xef\xbb\xbf|\r|\n|\r\n|\n\n| |  |\t|\x0c|"|""|,|1000000000000'.split(b"|")
-WORDS = ["a cat", "caf\u00e9", 'he said "go"', "one, two", "'", "\u4e2d\u6587", " space ", "line\nbreak", "x\r\ny", "a\n\nb"]
+WORDS = [
+    "a cat",
+    "caf\u00e9",
+    'he said "go"',
+    "one, two",
+    "'",
+    "x; y",
+    "\u4e2d\u6587",
+    " space ",
+    "line\nbreak",
+    "x\r\ny",
+    "a\n\nb",
+]
 
 
 def damage(rng: random.Random, text: bytes, separators: bytes) -> bytes:
@@ -181,45 +197,233 @@ class LabelFiles(Reader):
         return labels
 
 
-class PairFiles(Reader):
-    """Sentences and labels, separated by tabs or commas."""
+Way = tuple[list[str], list[list[Any]]]  # names of the columns, empty without a header, and rows
 
-    def __init__(self, suffix: str) -> None:
-        self.suffix = suffix
+
+class Tables(Reader):
+    """Tables of pairs: an undamaged one gives the pairs it was made of, a damaged one what its bytes say in some way to read them.
+
+    The ways: each dialect of the format, a header or none, any columns as sentences, label and negatives.
+    """
+
+    suffix = ".table"
+    always_has_header = False
 
     def make(self, rng: random.Random) -> bytes:
-        is_csv = self.suffix == ".csv"
-        words = WORDS if is_csv else WORDS[:7]  # no line breaks
-        rows = [[rng.choice(words), rng.choice(words), f"{rng.uniform(0, 5):.3g}"] for _ in range(rng.randint(1, 4))]
-        if rng.random() < 0.2:
-            rows.insert(0, ["sentence1", "sentence2", rng.choice(sorted(HEADER_WORDS)).upper()])
-        text = io.StringIO()
-        if is_csv:
-            csv.writer(text, lineterminator=rng.choice(("\n", "\r\n"))).writerows(rows)
-        else:
-            text.write("".join("\t".join(row) + "\n" for row in rows))
-        return damage(rng, text.getvalue().encode(), b",\t\n")
+        n_rows, n_negatives = rng.randint(1, 4), rng.choice((0, 0, 0, 2))
+        low, high, label = rng.choice(((0, 5, "score"), (0, 1, "label"), (-1, 1, "similarity"), (1, 5, "relatedness_score")))
+        names = rng.choice(("sentence1 sentence2", "Question1 question2", "#1_String #2_String", "anchor positive")).split()
+        names += [f"negative_{i}" for i in range(n_negatives)]
+        table: dict[str, list[Any]] = {name: [rng.choice(WORDS) for _ in range(n_rows)] for name in names}
+        if not n_negatives and rng.random() < 0.8:
+            table[label] = [round(rng.uniform(low, high), 2) for _ in range(n_rows)]
+        self.has_header = self.always_has_header or label not in table or rng.random() < 0.6
+        if self.has_header and rng.random() < 0.3:
+            table["id"] = [f"no{i}" for i in range(n_rows)]
+        table = {name: table[name] for name in rng.sample(list(table), len(table))}
+        if not self.has_header:  # the first column of text is the first sentence
+            label, names = "", [name for name in table if name in names]
+            table = {"" if isinstance(column[0], float) else name: column for name, column in table.items()}
+        good = self.write(rng, table)
+        self.truth = (
+            *(table[name] for name in names[:2]),
+            self.scaled(table[label], label) if label in table else None,
+            [list(row) for row in zip(*(column for name, column in table.items() if name in names[2:]), strict=True)],
+        )
+        content = self.damage(rng, good)
+        self.may_refuse = content != good
+        return content
+
+    def write(self, rng: random.Random, table: dict[str, list[Any]]) -> bytes:
+        """An undamaged file; it may change cells of the table to what the format can hold."""
+        raise NotImplementedError
+
+    def damage(self, rng: random.Random, good: bytes) -> bytes:
+        """The file with damage or, now and then, without."""
+        raise NotImplementedError
+
+    def ways(self, content: bytes) -> Iterator[Way]:
+        """The ways to read a file; one that refuses it raises anything."""
+        raise NotImplementedError
 
     def read(self, path: Path) -> Any:
         pairs = read_text_pairs(path)
-        return pairs.first, pairs.second, pairs.labels.tobytes()
+        return pairs.first, pairs.second, pairs.labels.tobytes() if pairs.has_labels else None, pairs.negatives
 
     def expected(self, content: bytes) -> Any:
-        if self.suffix == ".csv":
-            text = content.removeprefix(b"\xef\xbb\xbf").decode()
-            # Lines end at \n, as everywhere in the project; a lone \r is an error of the csv module.
-            rows = list(csv.reader(io.StringIO(text, newline="\n"), strict=True))
-            while rows and not "".join(rows[-1]).strip() and len(rows[-1]) < 2:
-                rows.pop()
+        return content if self.may_refuse else self.truth
+
+    def agrees(self, found: Any, expected: Any) -> bool:
+        return any(self._says(way, *found) for way in self.ways(expected)) if self.may_refuse else found == expected
+
+    def _says(self, way: Way, first: Any, second: Any, labels: Any, negatives: Any) -> bool:
+        """Whether columns of the table are these sentences and labels."""
+        names, rows = way
+        width = len(names) or min((len(row) for row in rows), default=0)
+        if any(len(row) != width for row in rows) and (names or width < 7):  # rows of the STS benchmark may have more cells
+            return False
+        columns = [[row[i] for row in rows] for i in range(width)]
+        sentences = [first, second, *map(list, zip(*negatives, strict=True))]
+        if any(column not in columns or not all(cell.strip().encode() for cell in column) for column in sentences):
+            return False
+        scales = ("", "relatedness_score") if any("relatedness" in name.lower() for name in names) else ("",)
+        return labels is None or any(self.scaled(column, name) == labels for column in columns for name in scales)
+
+    @staticmethod
+    def scaled(cells: list[Any], name: str) -> bytes | None:
+        """Labels on 0-5, None if one of the cells is no label."""
+        try:
+            values = [number(cell.strip().replace(",", ".") if isinstance(cell, str) else repr(float(cell))) for cell in cells]
+        except (TypeError, ValueError, OverflowError):
+            return None
+        if not all(-1 <= value <= 5 for value in values):
+            return None
+        low, high = (-1, 1) if min(values) < 0 else (0, 1) if max(values) <= 1 else (0, 5)
+        if high == 5 and min(values) >= 1 and name == "relatedness_score":
+            low = 1
+        scaled = np.array([(value - low) / (high - low) * 5 if (low, high) != (0, 5) else value for value in values], np.float32)
+        return scaled.tobytes() if max(values) <= high else None
+
+
+class DelimitedTables(Tables):
+    """Commas, tabs or semicolons; a header or none; quotes or none; UTF-8, UTF-16, gzip."""
+
+    def write(self, rng: random.Random, table: dict[str, list[Any]]) -> bytes:
+        delimiter = rng.choice(",\t;")
+        is_plain = delimiter == "\t" and rng.random() < 0.7
+        for column in table.values():
+            if is_plain and isinstance(column[0], str):
+                column[:] = [" ".join(cell.splitlines()) for cell in column]
+            elif delimiter == ";" and not self.has_header and isinstance(column[0], str):
+                column[:] = [cell.strip() for cell in column]  # "3,5;one, two; space " is a row of commas too
+        rows: list[list[Any]] = [list(row) for row in zip(*table.values(), strict=True)]
+        if delimiter == ";" and rng.random() < 0.5:
+            rows = [[str(cell).replace(".", ",") if isinstance(cell, float) else cell for cell in row] for row in rows]
+        if self.has_header:
+            rows.insert(0, list(table))
+        text = io.StringIO()
+        if is_plain:
+            text.write("".join("\t".join(map(str, row)) + "\n" for row in rows))
+        else:  # between tabs, quotes are text unless all cells have them
+            all_quoted = delimiter == "\t" or rng.random() < 0.5
+            ends = rng.choice(("\n", "\r\n"))
+            csv.writer(
+                text, delimiter=delimiter, lineterminator=ends, quoting=csv.QUOTE_ALL if all_quoted else csv.QUOTE_MINIMAL
+            ).writerows(rows)
+        return text.getvalue().encode(rng.choice(("utf-8", "utf-8", "utf-8-sig", "utf-16")))
+
+    def damage(self, rng: random.Random, good: bytes) -> bytes:
+        content = damage(rng, good, b",;\t\n")
+        if rng.random() < 0.1:
+            content = gzip.compress(content)
+            content = change_bytes(rng, content, 2) if rng.random() < 0.3 else content
+        return content
+
+    def ways(self, content: bytes) -> Iterator[Way]:
+        text = decode(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)
+        for delimiter, is_quoted in (("\t", False), ("\t", True), (",", True), (";", True)):
+            with suppress(ValueError):
+                rows = (
+                    split_quoted(text, delimiter)
+                    if is_quoted
+                    else [line.rstrip("\r").split(delimiter) for line in text.split("\n")]
+                )
+                rows = without_blank_ends(rows, lambda row: "".join(row))
+                yield [], rows
+                yield rows[0], rows[1:]
+
+
+class JsonTables(Tables):
+    """JSON lines: objects or arrays."""
+
+    def write(self, rng: random.Random, table: dict[str, list[Any]]) -> bytes:
+        rows: list[Any] = [list(row) for row in zip(*table.values(), strict=True)]
+        if self.has_header:
+            rows = [dict(zip(table, row, strict=True)) for row in rows]
+            rows[1:] = [dict(rng.sample(list(row.items()), len(row))) for row in rows[1:]]
+        ascii_only = rng.random() < 0.5
+        text = "".join(json.dumps(row, ensure_ascii=ascii_only) + "\n" for row in rows)
+        return text.encode(rng.choice(("utf-8", "utf-8", "utf-8-sig", "utf-16")))
+
+    def damage(self, rng: random.Random, good: bytes) -> bytes:
+        return damage(rng, good, b'",:{}[] \n')
+
+    def ways(self, content: bytes) -> Iterator[Way]:
+        yield from DelimitedTables().ways(content)  # a damaged first row may look like text
+        lines = without_blank_ends(decode(content).split("\n"), str)
+        records = [json.loads(line) for line in lines]
+        if isinstance(records[0], dict):
+            yield list(records[0]), [[record.get(name) for name in records[0]] for record in records]
         else:
-            rows = [line.decode().split("\t") for line in split_lines(content)]
-        if len(rows[0]) == 3 and rows[0][2].strip().lower() in HEADER_WORDS:
-            rows.pop(0)
-        first, second, fields = (list(column) for column in zip(*rows, strict=True))
-        labels = [number(field) for field in fields]
-        if not all(0 <= label <= 5 for label in labels) or not all(sentence.strip() for sentence in first + second):
-            raise ValueError("row")
-        return first, second, np.array(labels, np.float32).tobytes()
+            yield [], records
+            yield records[0], records[1:]
+
+
+class ParquetTables(Tables):
+    """Parquet, read as pyarrow's own rows."""
+
+    always_has_header = True
+
+    def write(self, rng: random.Random, table: dict[str, list[Any]]) -> bytes:
+        buffer = io.BytesIO()
+        compression, dictionary = rng.choice(("none", "snappy", "zstd", "gzip")), rng.random() < 0.5
+        parquet.write_table(
+            pyarrow.table(table), buffer, compression=compression, use_dictionary=dictionary, row_group_size=rng.randint(1, 4)
+        )
+        return buffer.getvalue()
+
+    def damage(self, rng: random.Random, good: bytes) -> bytes:
+        at = rng.randrange(len(good))
+        cut = good[:at] + good[at + rng.randint(1, 9) :]
+        return rng.choice((good, *[change_bytes(rng, good, 3)] * 6, good[:at], cut))
+
+    def ways(self, content: bytes) -> Iterator[Way]:
+        table = parquet.ParquetFile(io.BytesIO(content)).read()
+        yield table.column_names, [list(row.values()) for row in table.to_pylist()]
+
+
+def decode(content: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 if its first bytes say so."""
+    is_wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+    return content.decode("utf-16") if is_wide else content.removeprefix(b"\xef\xbb\xbf").decode()
+
+
+def split_quoted(text: str, delimiter: str) -> list[list[str]]:
+    """Cells of text whose quotes quote, character by character."""
+    rows: list[list[str]] = []
+    row: list[str] = []
+    cell, state = "", "start"
+    for character in text:
+        if state == "quoted" and character != '"':
+            cell += character
+        elif character == '"' and state in ("start", "quoted", "closed"):
+            cell += '"' * (state == "closed")
+            state = "closed" if state == "quoted" else "quoted"
+        elif character == "\n":
+            rows.append([*row, cell])
+            row, cell, state = [], "", "start"
+        elif character == "\r":
+            state = "ended"
+        elif state == "ended" or (state == "closed" and character != delimiter):
+            raise ValueError(f"{character!r} where a cell or row has ended")
+        elif character == delimiter:
+            row.append(cell)
+            cell, state = "", "start"
+        else:
+            cell += character
+            state = "plain"
+    if state == "quoted":
+        raise ValueError("an open quote")
+    return [*rows, [*row, cell]]
+
+
+def without_blank_ends(rows: list[Any], text: Callable[[Any], str]) -> list[Any]:
+    """Rows without the blank ones at the end; a blank one elsewhere raises."""
+    while rows and not text(rows[-1]).strip():
+        rows.pop()
+    if not rows or any(not text(row).strip() for row in rows):
+        raise ValueError("blank")
+    return rows
 
 
 class Recipes(Reader):
@@ -360,8 +564,9 @@ class Stores(Reader):
 READERS: dict[str, Callable[[Path], Reader]] = {
     "tokens": lambda folder: TokenFiles(),
     "labels": lambda folder: LabelFiles(),
-    "tsv": lambda folder: PairFiles(".tsv"),
-    "csv": lambda folder: PairFiles(".csv"),
+    "delimited": lambda folder: DelimitedTables(),
+    "json": lambda folder: JsonTables(),
+    "parquet": lambda folder: ParquetTables(),
     "recipes": lambda folder: Recipes(),
     "checkpoints": Checkpoints,
     "stores": Stores,
@@ -397,7 +602,11 @@ def fuzz(name: str, reader: Reader, folder: Path, inputs: int, seed: int) -> tup
                 failures.append(("refused what is right", content))
         else:
             counts["read"] += 1
-            if expected == REFUSED or not reader.agrees(found, expected):
+            try:
+                is_right = expected != REFUSED and reader.agrees(found, expected)
+            except Exception:  # the other reading refuses
+                is_right = False
+            if not is_right:
                 failures.append((f"read as {str(found)[:300]}", content))
     return counts, failures
 

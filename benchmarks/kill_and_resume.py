@@ -31,7 +31,7 @@ import train
 from common.cli import make_parser, run_command
 from common.errors import InputError
 from tokens.dat_files import write_dat_files
-from tokens.text_files import TextPairs
+from tokens.text_pairs import TextPairs
 
 KILLED_AGAIN = 0.3  # share of the resumed runs that are killed too
 SLOWDOWN = 1.01  # each kill raises the expected length of a run by this factor, in case the machine has become busier

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import inference
 import mining_speed
 import reading
+import table_speed
 import text_speed
 import torch
 import training_speed
@@ -32,6 +33,7 @@ SECTIONS = {
     "training": "Training",
     "processes": "Training in several processes",
     "reading": "Reading .dat files",
+    "tables": "Reading tables of text",
     "mining": "Mining hard negatives",
 }
 HEADER = f"# Speed\n\nMade by `make bench`: {os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}.\n"
@@ -58,6 +60,7 @@ def main() -> None:
         "training": lambda: training_speed.run(train, dev),
         "processes": lambda: training_speed.run_processes(stsb),
         "reading": lambda: reading.run(train),
+        "tables": table_speed.run,
         "mining": mining_speed.run,
     }
     contents = read_sections(out)

@@ -7,6 +7,7 @@ import errno
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ ADVICE = {
     errno.EACCES: "; choose another folder or file, or ask for permission",
     errno.EROFS: "; choose a writable folder",
 }
-PAIRS_HELP = "a .store file, text (.csv, .tsv), a folder with .dat files, or the paths of the .dat files"
+PAIRS_HELP = "a table (CSV, TSV, JSON lines, Parquet, hf:NAME), a .store file, .dat files or their folder"
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -54,11 +55,12 @@ def output_file(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike
 
     Raises:
         InputError: if it is a folder or one of the inputs, its parent is a file, or its suffix is wrong.
+        OSError: if it cannot be written.
     """
     path = Path(path)
     if path.is_dir():
         raise InputError("is a folder, expected the name of a file to write", path=path)
-    output_folder(path.parent)
+    _check_parents(path.parent)
     if suffix and path.suffix.lower() != suffix:
         raise InputError(f"has the wrong suffix, expected one that ends in {suffix}", path=path)
     sources = [Path(source) for source in inputs if source is not None]
@@ -66,20 +68,37 @@ def output_file(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike
     sources += [file for folder in folders for file in (*folder.glob("*.dat"), *folder.glob("*.dat.gz"))]
     if path.resolve() in [source.resolve() for source in sources]:
         raise InputError("is an input and would be overwritten; choose another name", path=path)
+    _try_to_write(path)
     return path
 
 
 def output_folder(path: str | os.PathLike[str]) -> Path:
-    """Check an output folder, which need not exist yet, and return it.
+    """Check an output folder before the work starts and return it; it is made when something is written there.
 
     Raises:
         InputError: if it or one of its parents is a file.
+        OSError: if it cannot be made or written to.
     """
     path = Path(path)
+    _check_parents(path)
+    _try_to_write(path / "file")
+    return path
+
+
+def _check_parents(path: Path) -> None:
     for folder in (path, *path.parents):
         if folder.exists() and not folder.is_dir():
             raise InputError("is a file, expected a folder", path=folder)
-    return path
+
+
+def _try_to_write(path: Path) -> None:
+    """Write a temporary file where `path` will be, or in the lowest of its folders that exists: nothing is left behind."""
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", suffix=".tmp", dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be written: {error.strerror}", str(path.parent)) from error
 
 
 def command_to_resume(folder: Path) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from common.files import write_figure_atomically
 from evaluation.metrics import mae
-from tokens.text_files import MAX_LABEL
+from tokens.text_pairs import MAX_LABEL
 
 
 class Calibration:

@@ -7,7 +7,7 @@ how many relevant documents the query has, at least 1.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,15 +64,43 @@ def ndcg(relevant: np.ndarray, n_relevant: np.ndarray) -> float:
     Source: Järvelin and Kekäläinen 2002, with gains 0 and 1.
     """
     relevant = np.asarray(relevant, bool)
-    discounts = 1 / np.log2(np.arange(2, relevant.shape[1] + 2))
-    best = np.cumsum(discounts)[np.minimum(n_relevant, relevant.shape[1]) - 1]
-    return float(np.mean((relevant * discounts).sum(1) / best))
+    return graded_ndcg(relevant, np.arange(relevant.shape[1]) < np.asarray(n_relevant)[:, None])
+
+
+def graded_ndcg(gains: np.ndarray, best_gains: np.ndarray) -> float:
+    """nDCG@k, 0 to 1, where documents are relevant to different degrees; a query without relevant documents counts 0.
+
+    Source: Järvelin and Kekäläinen 2002, with the judgements as gains, as in trec_eval.
+
+    Args:
+        gains: `(Q, k)`, 0 and up, the gains of the top k documents, best first.
+        best_gains: `(Q, k)`, the k highest gains of all documents, highest first, then 0.
+    """
+    discounts = 1 / np.log2(np.arange(2, gains.shape[1] + 2))
+    found, best = (gains * discounts).sum(1), (best_gains * discounts).sum(1)
+    return float(np.mean(np.divide(found, best, out=np.zeros(len(best)), where=best > 0)))
+
+
+def mean_average_precision(ranks: Sequence[np.ndarray]) -> float:
+    """Mean average precision (MAP), 0 to 1; a query without relevant documents counts 0.
+
+    Source: Buckley and Voorhees 2004, Retrieval Evaluation with Incomplete Information.
+
+    Args:
+        ranks: for each query `(R,)`, the ranks of its R relevant documents, from 1, in any order; inf for one never retrieved.
+    """
+    return float(np.mean([np.mean(np.arange(1, len(own) + 1) / np.sort(own)) if len(own) else 0.0 for own in ranks]))
 
 
 def average_precision(similarities: np.ndarray, is_match: np.ndarray) -> float:
-    """Average precision, 0 to 1, of detecting the matches `(n,)`, bool, by similarity `(n,)`; 0 if there are none."""
+    """Average precision, 0 to 1, of detecting the matches `(n,)`, bool, by similarity `(n,)`.
+
+    0 if there are no matches; NaN if there is nothing else, because every order is then right.
+    """
     from sklearn.metrics import average_precision_score  # here because the import would cost every command a second
 
+    if np.all(is_match):
+        return np.nan
     return float(average_precision_score(is_match, similarities)) if np.any(is_match) else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Scores of an encoder on labelled pairs, compared with mean pooling of the same tokens."""
+"""Scores of an encoder on pairs, with labels or without, compared with mean pooling of the same tokens."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 from data import PairData
 from evaluation.calibration import Calibration
-from evaluation.encoding import encode_pairs
-from evaluation.metrics import mae, mse, pearson, spearman
+from evaluation.encoding import encode, encode_pairs
+from evaluation.metrics import mae, mse, pearson, spearman, triplet_accuracy
 from model import SentenceEncoder, mean_pooling
-from tokens.text_files import MAX_LABEL
+from tokens.text_pairs import MAX_LABEL
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,64 @@ class Scores:
     pairs: int
 
 
-def score(encoder: SentenceEncoder, pairs: PairData) -> Scores:
-    """Score an encoder on labelled pairs."""
-    return score_embeddings(*encode_pairs(encoder, pairs), pairs.labels)
+@dataclass(frozen=True)
+class RankingScores:
+    """How well an encoder finds the second sentence of each pair, for pairs without labels.
+
+    Attributes:
+        mrr: mean reciprocal rank of the second sentence, among all second sentences of the pairs, 0 below rank 10.
+        triplet_accuracy: share of the pairs' negatives that are less similar to the first sentence than the second one is;
+            NaN without negatives.
+        pairs: n.
+    """
+
+    mrr: float
+    triplet_accuracy: float
+    pairs: int
+
+
+METRICS = {"spearman": "Spearman", "triplet_accuracy": "triplet accuracy", "mrr": "MRR@10"}
+
+
+def selection_metric(pairs: PairData) -> str:
+    """The score that chooses the best weights on pairs: Spearman with labels, else triplet accuracy or, without negatives, MRR."""
+    return "spearman" if pairs.has_labels else "mrr" if pairs.negatives is None else "triplet_accuracy"
+
+
+def score(
+    encoder: SentenceEncoder, pairs: PairData, embeddings: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> Scores | RankingScores:
+    """Score an encoder on pairs, whose `embeddings` may be known."""
+    first, second = embeddings or encode_pairs(encoder, pairs)
+    if pairs.has_labels:
+        return score_embeddings(first, second, pairs.labels)
+    accuracy = float("nan")
+    if pairs.negatives is not None:
+        negatives = encode(encoder, pairs.tokens, pairs.negatives.ravel()).unflatten(0, pairs.negatives.shape)
+        similar = (first[:, None] * second[:, None]).sum(2)
+        accuracy = triplet_accuracy(similar.expand(-1, negatives.shape[1]).numpy(), (first[:, None] * negatives).sum(2).numpy())
+    return RankingScores(_mean_reciprocal_rank(first, second, pairs), accuracy, len(pairs))
+
+
+def _mean_reciprocal_rank(first: torch.Tensor, second: torch.Tensor, pairs: PairData, k: int = 10) -> float:
+    """Each first sentence ranks the different second sentences but itself; those of all its pairs are relevant."""
+    digests = pairs.tokens.digests
+    documents, sample, document_of = np.unique(digests[pairs.second], return_index=True, return_inverse=True)
+    _, query_of = np.unique(digests[pairs.first], return_inverse=True)
+    relevant = [set() for _ in range(query_of.max() + 1)]  # type: list[set[int]]
+    for query, document in zip(query_of.tolist(), document_of.tolist(), strict=True):
+        relevant[query].add(document)
+    reciprocals = []
+    for start in range(0, len(pairs), 512):
+        rows = slice(start, start + 512)
+        cosine = (first[rows] @ second[torch.from_numpy(sample)].T).numpy()
+        cosine[digests[pairs.first[rows], None] == documents] = -np.inf
+        for query, similarities in zip(query_of[rows], cosine, strict=True):
+            own = list(relevant[query])
+            ahead = np.delete(similarities, own) > similarities[own].max()
+            rank = 1 + int(ahead.sum())
+            reciprocals.append(1 / rank if rank <= k else 0.0)
+    return float(np.mean(reciprocals))
 
 
 def score_embeddings(first: torch.Tensor, second: torch.Tensor, labels: np.ndarray) -> Scores:
@@ -86,8 +141,8 @@ def compare(
         start = time.perf_counter()
         first, second = encode_pairs(candidate, pairs)
         seconds = time.perf_counter() - start
-        scores: dict[str, float | int] = asdict(score_embeddings(first, second, pairs.labels))
-        if validation is not None:
+        scores: dict[str, float | int] = asdict(score(candidate, pairs, (first, second)))
+        if validation is not None and pairs.has_labels and validation.has_labels:
             calibration = Calibration(cosines(*encode_pairs(candidate, validation)), validation.labels)
             predicted = predictions[name] = calibration.predict(cosines(first, second))
             scores |= {"mse of label": mse(predicted, pairs.labels), "mae of label": mae(predicted, pairs.labels)}

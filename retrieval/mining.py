@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from common.errors import InputError
 from data import PairData
 from evaluation.checkpoint import load_encoder
-from evaluation.encoding import check_fits, encode
+from evaluation.encoding import check_tokens, encode
 from evaluation.metrics import triplet_accuracy
 from model import SentenceEncoder, mean_pooling
 from retrieval.scores import find_documents
@@ -179,7 +180,7 @@ def mine_hard_negatives(
             bar.update(len(queries))
     if (negatives == MISSING).all():
         reasons = ", ".join(f"{name} {getattr(config, name)} skipped {count}" for name, count in skipped.items() if count)
-        raise InputError(f"no negatives found: {reasons or 'every document matches'}; loosen the limits")
+        raise InputError(f"no negatives found: {reasons or 'every document matches or is given as a negative'}; loosen the limits")
     return HardNegatives(negatives, scores, positives[:, 0], positive_scores.numpy(), skipped)
 
 
@@ -223,16 +224,24 @@ def _apply_limits(config: MiningConfig, cosines: Tensor, lowest_positive: Tensor
         cosines[mask] = -torch.inf
 
 
-def baseline_or_checkpoint(name: str, pairs: PairData) -> SentenceEncoder:
-    """Mean pooling for `baseline`, otherwise a checkpoint's encoder.
+def match_note(labels: np.ndarray, match_label: float) -> str | None:
+    """Return a warning if labels `(n,)` are graded while the default `match_label` of 1 is used, else None."""
+    if len(np.unique(labels)) <= 2 or match_label != 1:
+        return None
+    share = (labels >= match_label).mean()
+    return f"Labels go up to {labels.max():g}: {share:.0%} are {match_label:g} or more and count as matches (--match_label)."
+
+
+def baseline_or_checkpoint(name: str, dim: int, description: Mapping[str, Any]) -> SentenceEncoder:
+    """Mean pooling for `baseline`, otherwise a checkpoint's encoder; for tokens of a width and the description of their store.
 
     Raises:
         InputError: if the checkpoint is missing or was trained on other tokens.
     """
     if name == BASELINE:
-        return mean_pooling(pairs.tokens.dim)
+        return mean_pooling(dim)
     encoder = load_encoder(name)
-    check_fits(encoder, pairs)
+    check_tokens(encoder, dim, description, "these data have")
     return encoder
 
 
@@ -241,17 +250,20 @@ def add_hard_negatives(
 ) -> tuple[PairData, HardNegatives]:
     """Add hard negatives to pairs: for each first sentence, similar sentences of the same pairs that do not match it.
 
-    If mining finds fewer than `num_negatives`, random sentences that do not match fill the row.
+    Negatives that the pairs already have stay first and are not mined again. If mining finds fewer than `num_negatives`,
+    random sentences that do not match fill the row.
 
     Args:
         encoder: gives the cosines; mean pooling or another encoder than the one to train.
-        pairs: labelled pairs.
+        pairs: the pairs; without labels all of them match.
         match_label: pairs with this label or higher match.
-        config: which documents become negatives.
+        config: which documents become negatives, and how many are added.
         use_faiss: search with faiss.
     """
+    given = np.empty((len(pairs), 0), np.int64) if pairs.negatives is None else pairs.negatives
     documents = find_documents(pairs.tokens, pairs, match_label)
     used = np.unique(documents.document_of[np.concatenate([pairs.first, pairs.second])])
+    given_documents = documents.document_of[given]
     documents = replace(
         documents,
         sentences=documents.sentences[used],
@@ -260,13 +272,16 @@ def add_hard_negatives(
     )
     anchors, anchor_of = np.unique(documents.document_of[pairs.first], return_inverse=True)
     embeddings = encode(encoder, pairs.tokens, documents.sentences)
+    row, column = np.nonzero(np.isin(given_documents, used))
+    already_given = np.stack([anchor_of[row], np.searchsorted(used, given_documents[row, column])], axis=1)
     themselves = np.stack([np.arange(len(anchors)), anchors], axis=1)
+    excluded = np.concatenate([themselves, already_given])
     matches = documents.matches(anchors)
-    mined = mine_hard_negatives(embeddings[anchors], embeddings, matches, config, excluded=themselves, use_faiss=use_faiss)
+    mined = mine_hard_negatives(embeddings[anchors], embeddings, matches, config, excluded=excluded, use_faiss=use_faiss)
     negatives = mined.negatives.copy()
     rng = np.random.default_rng(config.seed)
     while (missing := np.argwhere(negatives == MISSING)).size:
         drawn = rng.integers(0, len(used), len(missing))
         matching = documents.group[drawn] == documents.group[anchors[missing[:, 0]]]
         negatives[tuple(missing[~matching].T)] = drawn[~matching]
-    return replace(pairs, negatives=documents.sentences[negatives][anchor_of]), mined
+    return replace(pairs, negatives=np.concatenate([given, documents.sentences[negatives][anchor_of]], axis=1)), mined

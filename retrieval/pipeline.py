@@ -13,13 +13,13 @@ import numpy as np
 
 from common.errors import InputError
 from data import PairData, open_pairs, split_by_groups
-from evaluation.checkpoint import save_encoder
 from evaluation.encoding import encode
-from evaluation.scores import score_table
+from evaluation.scores import METRICS, score_table
 from model import EncoderConfig, SentenceEncoder, mean_pooling
-from retrieval.mining import BASELINE, MiningConfig, add_hard_negatives, baseline_or_checkpoint
+from retrieval.beir import evaluate_beir, is_beir
+from retrieval.mining import BASELINE, MiningConfig, add_hard_negatives, baseline_or_checkpoint, match_note
 from retrieval.scores import RetrievalScores, find_documents, score_retrieval
-from tokens.text_files import match_note
+from tokens.text_pairs import ReadOptions
 from training.recipe import LossTerm, Phase, Recipe, check_recipe
 from training.reports import data_facts, draw_history, write_history, write_metrics
 from training.resume import SavedRun, identity_of_run
@@ -34,7 +34,7 @@ class Pipeline:
     """Settings of the retrieval pipeline.
 
     Args:
-        dataset: labelled pairs: a .tsv, .csv or .store file.
+        dataset: pairs: a table (CSV, TSV, JSON lines, Parquet, hf:NAME), a .store file, .dat files' folder.
         sample_size: pairs to use, drawn at random; 0 uses all.
         validation_size: fraction of the pairs for validation.
         test_size: fraction of the pairs for test.
@@ -50,10 +50,10 @@ class Pipeline:
         encoder: the encoder to train; input_dim comes from the data.
         scale: scale of the cosines in the ranking loss.
         symmetric: also rank from match to sentence.
-        label_loss: extra loss on all labelled pairs.
+        label_loss: extra loss on all labelled pairs; left out if there are no labels.
         label_weight: weight of label_loss; 0 turns it off.
         mask_false_negatives: ignore documents that mean pooling finds more similar than the match.
-        mine: mine hard negatives.
+        mine: mine hard negatives, added to those of the dataset.
         mining_model: encoder used for mining: baseline (mean pooling) or a checkpoint.
         mining: which documents become negatives.
     """
@@ -107,24 +107,28 @@ class Pipeline:
         return recipe
 
 
-def open_splits(pipeline: Pipeline) -> tuple[PairData, dict[str, PairData]]:
+def open_splits(pipeline: Pipeline, reading: ReadOptions | None = None) -> tuple[PairData, dict[str, PairData]]:
     """Read the dataset and split it into training, validation and test pairs, which share no sentence.
+
+    Given negatives are no reason to keep pairs together: they may be sentences of another split.
 
     Raises:
         InputError: if the dataset or its split has no matching pairs, or the settings of the split are invalid.
     """
     if not pipeline.dataset:
-        raise InputError("no dataset; give --dataset FILE, labelled pairs of sentences")
+        raise InputError("no dataset; give --dataset FILE, pairs of sentences")
     for name in ("validation_size", "test_size"):
         if not 0 < getattr(pipeline, name) <= 0.5:
             raise InputError(f"{name} is {getattr(pipeline, name)}, expected above 0 and at most 0.5")
     if pipeline.validation_size + pipeline.test_size >= 1:
         raise InputError("validation_size and test_size leave nothing for training; their sum must be below 1")
-    pairs = open_pairs([pipeline.dataset])
+    if is_beir(pipeline.dataset):
+        raise InputError("is a BEIR folder, for --evaluate; expected a file of pairs to train on", path=pipeline.dataset)
+    pairs = open_pairs([pipeline.dataset], options=reading)
     is_match = pairs.labels >= pipeline.match_label
-    if is_match.all() or not is_match.any():
+    if (pairs.has_labels and is_match.all()) or not is_match.any():
         what = "all pairs match" if is_match.all() else "no pair matches"
-        raise InputError(f"{what} (match_label {pipeline.match_label:g}), expected both kinds", path=pipeline.dataset)
+        raise InputError(f"{what} (match_label {pipeline.match_label:g}), expected both kinds, or no labels", path=pipeline.dataset)
     if note := match_note(pairs.labels, pipeline.match_label):
         print(note)
     pairs = replace(pairs, labels=np.where(is_match, MATCH, NO_MATCH).astype(np.float32))
@@ -162,21 +166,31 @@ class Scoring:
         columns: dict[str, dict[str, float]] = {name: {} for name in self.scores["validation"]}
         for split, by_encoder in self.scores.items():
             for name, scores in by_encoder.items():
-                columns[name] |= {f"{split} {title}": getattr(scores, metric) for metric, title in TITLES.items()}
+                columns[name] |= {f"{split} {TITLES[metric]}": value for metric, value in scores.known().items()}
         return score_table(columns)
 
 
-def evaluate(pipeline: Pipeline, checkpoint: str) -> None:
-    """Print the scores of a checkpoint and of mean pooling on the held-out splits."""
-    dataset, splits = open_splits(pipeline)
-    encoder = baseline_or_checkpoint(checkpoint, dataset)
+def evaluate(pipeline: Pipeline, checkpoint: str, reading: ReadOptions | None = None) -> None:
+    """Print the scores of a checkpoint and of mean pooling on the held-out splits, or on a BEIR folder."""
+    if pipeline.dataset and is_beir(pipeline.dataset):
+        evaluate_beir(Path(pipeline.dataset), checkpoint)
+        return
+    dataset, splits = open_splits(pipeline, reading)
+    encoder = baseline_or_checkpoint(checkpoint, dataset.tokens.dim, dataset.tokens.description)
     scoring = Scoring(dataset, splits)
     scoring.add("encoder", encoder)
     print(scoring.table())
 
 
 def run(
-    pipeline: Pipeline, folder: Path, out: Path, *, tensorboard: bool = False, resume: bool = False, command: str = ""
+    pipeline: Pipeline,
+    folder: Path,
+    out: Path,
+    *,
+    reading: ReadOptions | None = None,
+    tensorboard: bool = False,
+    resume: bool = False,
+    command: str = "",
 ) -> dict[str, Any]:
     """Run the whole pipeline; returns the contents of metrics.json.
 
@@ -184,15 +198,20 @@ def run(
         pipeline: the settings.
         folder: where the run's files are written, and where `resume` finds a stopped training.
         out: the checkpoint to write.
+        reading: how to read the dataset, if it is a table.
         tensorboard: also log to TensorBoard.
         resume: continue the training that was stopped.
         command: the command that resumes the run, printed on Ctrl-C.
     """
     recipe = pipeline.recipe()
-    dataset, splits = open_splits(pipeline)
+    dataset, splits = open_splits(pipeline, reading)
+    if not dataset.has_labels and pipeline.label_weight:
+        print(f"No labels: every pair matches, and the loss on labels ({pipeline.label_loss}) is left out.")
+        pipeline = replace(pipeline, label_weight=0.0)
+        recipe = pipeline.recipe()
     scoring = Scoring(dataset, splits)
     if pipeline.mine:
-        encoder = baseline_or_checkpoint(pipeline.mining_model, dataset)
+        encoder = baseline_or_checkpoint(pipeline.mining_model, dataset.tokens.dim, dataset.tokens.description)
         splits["training"], mined = add_hard_negatives(encoder, splits["training"], MATCH, pipeline.mining)
         print(mined.report())
     trainer = Trainer(recipe, splits["training"], splits["validation"])
@@ -203,13 +222,13 @@ def run(
     print(saved.begin(trainer, resume))
     trained = _train(trainer, saved, _tensorboard_writer(folder) if tensorboard else None)
     trained = _choose_encoder(trained, scoring)
-    size = save_encoder(out, trained.encoder)
-    write_history(folder / "history.csv", trained.history)
+    size = saved.save_result(out, trained.encoder)
+    write_history(folder / "history.csv", trained.history, trained.metric)
     draw_history(folder / "training.png", trained, recipe.phases)
     metrics = {
         "pipeline": asdict(pipeline),
         "data": {name: data_facts(split) for name, split in splits.items()},
-        **{split: {name: asdict(scores) for name, scores in by_encoder.items()} for split, by_encoder in scoring.scores.items()},
+        **{split: {name: scores.known() for name, scores in by_encoder.items()} for split, by_encoder in scoring.scores.items()},
         "epoch": trained.epoch,
         "fell_back": trained.fell_back,
         "seconds": round(saved.seconds, 1),
@@ -225,9 +244,9 @@ def run(
 def _train(trainer: Trainer, saved: SavedRun, writer: Any) -> TrainingResult:
     """Train, logging to a TensorBoard writer or None."""
 
-    def log(phase: str, loss: float, spearman: float) -> None:
+    def log(phase: str, loss: float, score: float) -> None:
         writer.add_scalar("loss", loss, trainer.batches_done)
-        writer.add_scalar("validation Spearman", spearman, trainer.batches_done)
+        writer.add_scalar(f"validation {METRICS[trainer.metric]}", score, trainer.batches_done)
 
     with writer or nullcontext():
         return saved.run(trainer, log if writer else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -54,11 +54,13 @@ def find_documents(tokens: TokenStore, pairs: PairData, match_label: float) -> D
 class RetrievalScores:
     """Retrieval scores over the top k documents, and the average precision of classifying pairs; all 0 to 1.
 
+    A score that the pairs cannot give is NaN.
+
     Attributes:
         mrr: mean reciprocal rank of the first match.
         recall: fraction of the matches found.
         ndcg: normalised discounted cumulative gain.
-        average_precision: of the labelled pairs ranked by cosine.
+        average_precision: of the labelled pairs ranked by cosine; NaN if all of them match.
     """
 
     mrr: float
@@ -66,13 +68,17 @@ class RetrievalScores:
     ndcg: float
     average_precision: float
 
+    def known(self) -> dict[str, float]:
+        """The scores that are not NaN, by name."""
+        return {name: value for name, value in asdict(self).items() if not np.isnan(value)}
+
 
 def score_retrieval(embeddings: Tensor, pairs: PairData, documents: Documents, match_label: float, k: int = 10) -> RetrievalScores:
     """Search all documents for the matches of each matching pair's first sentence, itself excluded.
 
     Args:
         embeddings: `(m, K)`, unit length, one per document.
-        pairs: labelled pairs.
+        pairs: the pairs; without labels all of them match.
         documents: of the pairs' token store; the pairs need not cover them.
         match_label: pairs with this label or higher match.
         k: documents retrieved per query.

@@ -16,6 +16,7 @@ TITLES = {
     "pearson": "Pearson",
     "mse": "MSE",
     "mae": "MAE",
+    "triplet_accuracy": "triplet accuracy",
     "mrr": "MRR@10",
     "recall": "recall@10",
     "ndcg": "nDCG@10",

@@ -18,7 +18,7 @@ from data import PairData
 from studies.runs import Run
 from text import TextEncoder
 from tokens.dat_files import write_dat_files
-from tokens.text_files import TextPairs
+from tokens.text_pairs import TextPairs
 from tokens.token_store import create_store, open_store, pack_json
 
 ROOT = Path(__file__).parent.parent

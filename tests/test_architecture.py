@@ -139,10 +139,11 @@ def test_adding_a_loss_and_an_architecture_takes_what_the_guide_says(extended):
 
 
 def test_adding_a_data_format_takes_what_the_guide_says(extended):
-    (extended / "pairs.psv").write_text("a cat|a dog|2\none|two|0.5\n")
-    read = "from tokens.text_files import is_text, read_text_pairs; from pathlib import Path; p = Path('pairs.psv')\n"
-    printed = run(extended, "-c", f"{read}print(is_text(p), read_text_pairs(p).second, read_text_pairs(p).labels.tolist())")
-    assert printed.strip() == "True ['a dog', 'two'] [2.0, 0.5]"
+    (extended / "pairs.txt").write_text("a cat ||| a dog ||| 2\none ||| two ||| 0.5\n")
+    printed = run(
+        extended, "-c", "from tokens.text_pairs import *; p = read_text_pairs('pairs.txt'); print(p.second, p.labels.tolist())"
+    )
+    assert printed.strip() == "['a dog', 'two'] [2.0, 0.5]"
 
 
 def test_adding_a_command_takes_what_the_guide_says(extended):

@@ -100,7 +100,7 @@ def test_every_row_of_its_results_is_a_row_of_the_study():
 
 def test_every_script_and_option_it_shows_exists(run_here):
     pages = [text for name, text in TEXT.items() if name != "architecture.md"]  # its example is run by test_architecture.py
-    commands = [command for text in pages for command in re.findall(r"^python (\w+\.py) (.*)$", text, flags=re.MULTILINE)]
+    commands = [command for text in pages for command in re.findall(r"(?:^|`)python (\w+\.py) ([^`\n]*)", text, flags=re.MULTILINE)]
     assert len({script for script, _ in commands}) > 9
     for script in {script for script, _ in commands}:
         known = run_here(script, "--help").stdout

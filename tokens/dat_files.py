@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from common.errors import InputError
 from common.files import write_atomically
-from tokens.text_files import TextPairs, decode, parse_label, read_lines, read_text_pairs
+from tokens.lines import decode, read_lines
+from tokens.text_pairs import MAX_LABEL, ReadOptions, TextPairs, parse_label, read_text_pairs
 from tokens.token_rows import format_token_row, is_number, parse_token_row
 from tokens.token_store import TokenStore, cached_store, create_store, identity_of
 
@@ -122,7 +123,8 @@ def read_dat_files(
         InputError: if a file is missing, ambiguous or malformed, or files differ in length or disagree on a label.
     """
     files = find_dat_files(paths)
-    text = read_text_pairs(files.sentences) if files.sentences else None
+    options = ReadOptions(columns="first=1,second=2,label=3", label_range=(0, MAX_LABEL))
+    text = read_text_pairs(files.sentences, options) if files.sentences else None
     labels = text.labels if text else None
     if files.labels:
         stated = read_label_file(files.labels, known=labels)
@@ -254,7 +256,9 @@ def read_label_file(path: str | os.PathLike[str], known: np.ndarray | None = Non
     if any(is_index):
         label = 1 if is_index[0] else 0
         for number, row in enumerate(rows, start=1):
-            parse_label(row[label], path, number)
+            problem, _ = parse_label(row[label], (0, MAX_LABEL))
+            if problem:
+                raise InputError(problem, path=path, line=number)
     # The column that counts for longest is meant as the index; the row where it stops is the one to fix.
     wrong = max(int(np.argmax(broken)) for broken in breaks)
     raise InputError(

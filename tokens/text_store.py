@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,8 +15,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from common.errors import InputError
 from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, DEFAULT_WIDTH, Backbone, default_layers
-from tokens.text_files import TextPairs, read_text_pairs
+from tokens.tables import is_on_hub
+from tokens.text_pairs import ReadOptions, TextPairs, read_text_pairs
 from tokens.token_store import TokenStore, cached_store, create_store, identity_of, pack_json
 
 
@@ -41,34 +47,105 @@ class BackboneSettings:
 
 
 def text_store(
-    path: str | os.PathLike[str],
+    source: str | os.PathLike[str],
     settings: BackboneSettings | None = None,
     *,
+    options: ReadOptions | None = None,
     store_path: str | os.PathLike[str] | None = None,
 ) -> TokenStore:
-    """Return the token store of a file of text pairs; build it unless one of the same file and settings exists.
+    """Return the token store of a table of text pairs; build it unless one of the same table and settings exists.
 
     Each distinct sentence is encoded once.
 
     Args:
-        path: `.csv` or `.tsv` with sentence1, sentence2, label.
+        source: a table of any form, see `read_text_pairs`.
         settings: the backbone; None takes the default.
-        store_path: the store; by default next to the file.
+        options: how to read the table.
+        store_path: the store; by default next to the table, for datasets of the hub in `stores/`.
 
     Raises:
-        InputError: if a row is malformed or the backbone cannot be loaded.
+        InputError: if the table cannot be read or the backbone cannot be loaded.
     """
-    path = Path(path)
-    pairs = read_text_pairs(path)
+    options = options or ReadOptions()
     settings = settings or BackboneSettings()
-    description = {"source": path.name, "identity": identity_of(path), **settings.description()}
-    target = Path(store_path) if store_path else path.with_name(f"{path.name}.store")
-    return cached_store(target, description, lambda cache: _write_store(cache, pairs, settings.backbone, description))
+    description = {"source": Path(source).name, "identity": _identity(source), **settings.description()}
+    description |= {name: value for name, value in asdict(options).items() if value}
+    target = Path(store_path) if store_path else _default_store(source)
+
+    def build(cache: Path) -> None:
+        _write_store(cache, read_text_pairs(source, options), settings.backbone, description)
+
+    return cached_store(target, description, build)
+
+
+def sentence_store(
+    sentences: Sequence[str], store_path: str | os.PathLike[str], settings: BackboneSettings | None = None
+) -> TokenStore:
+    """Return the token store of sentences, in their order; build it unless one of the same sentences and settings exists.
+
+    Args:
+        sentences: the sentences, best without duplicates: each is encoded and stored.
+        store_path: the store.
+        settings: the backbone; None takes the default.
+
+    Raises:
+        InputError: if the backbone cannot be loaded or the store's folder is not writable.
+    """
+    settings = settings or BackboneSettings()
+    identity = hashlib.blake2b(digest_size=16)
+    for sentence in sentences:
+        identity.update(json.dumps(sentence).encode("utf-8"))
+    target = Path(store_path)
+    description = {"source": target.stem, "identity": identity.hexdigest(), **settings.description()}
+
+    def build(cache: Path) -> None:
+        _write_sentences(cache, sentences, settings.backbone, description, {})
+
+    return cached_store(target, description, build)
+
+
+def _identity(source: str | os.PathLike[str]) -> dict[str, Any]:
+    """What changes when the table does; a dataset of the hub is known by its name."""
+    if is_on_hub(source):
+        return {"hub": os.fspath(source)}
+    path = Path(source)
+    if path.is_dir():  # saved by the datasets library
+        return {str(file.relative_to(path)): identity_of(file) for file in sorted(path.rglob("*")) if file.is_file()}
+    if not path.is_file():
+        raise InputError(
+            "no such file or folder, expected a .store file, a table of pairs (CSV, TSV, JSON lines, Parquet), .dat files or their "
+            "folder, or hf:NAME",
+            path=path,
+        )
+    return identity_of(path)
+
+
+def _default_store(source: str | os.PathLike[str]) -> Path:
+    if is_on_hub(source):
+        return Path("stores") / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', os.fspath(source))}.store"
+    return Path(source).with_name(f"{Path(source).name}.store")
 
 
 def _write_store(path: Path, pairs: TextPairs, backbone: Backbone, description: dict[str, Any]) -> None:
-    sentences = list(dict.fromkeys(pairs.first + pairs.second))
+    negatives = [sentence for row in pairs.negatives for sentence in row]
+    sentences = list(dict.fromkeys(pairs.first + pairs.second + negatives))
     number = {sentence: i for i, sentence in enumerate(sentences)}
+    extra = {
+        "first": np.array([number[sentence] for sentence in pairs.first], dtype=np.int64),
+        "second": np.array([number[sentence] for sentence in pairs.second], dtype=np.int64),
+        "labels": pairs.labels,
+        "sentences": pack_json(sentences),
+        "reading": pack_json({"has_labels": pairs.has_labels, "scale": pairs.scale, "skipped": pairs.skipped}),
+    }
+    if negatives:
+        rows = [[number[sentence] for sentence in row] for row in pairs.negatives]
+        extra["negatives"] = np.array(rows, dtype=np.int64)
+    _write_sentences(path, sentences, backbone, description, extra)
+
+
+def _write_sentences(
+    path: Path, sentences: Sequence[str], backbone: Backbone, description: dict[str, Any], extra: Mapping[str, np.ndarray]
+) -> None:
     ids, truncated = backbone.tokenize(sentences)
     if truncated:
         tqdm.write(f"{description['source']}: {truncated} sentences were truncated to {backbone.max_length} tokens (--max_length)")
@@ -78,10 +155,4 @@ def _write_store(path: Path, pairs: TextPairs, backbone: Backbone, description: 
         for i, tokens in tqdm(encoded, total=len(ids), unit="sentence", desc=f"encoding {description['source']}", disable=None):
             writer.append(tokens)
             order.append(i)
-        extra = {
-            "first": np.array([number[sentence] for sentence in pairs.first], dtype=np.int64),
-            "second": np.array([number[sentence] for sentence in pairs.second], dtype=np.int64),
-            "labels": pairs.labels,
-            "sentences": pack_json(sentences),
-        }
         writer.finish(extra, description, order)

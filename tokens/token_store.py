@@ -158,6 +158,12 @@ def create_store(path: str | os.PathLike[str], dim: int) -> Iterator[TokenStoreW
         yield TokenStoreWriter(file, dim)
 
 
+def is_store(path: Path) -> bool:
+    """Whether a file begins like a token store."""
+    with path.open("rb") as file:
+        return file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX
+
+
 def open_store(path: str | os.PathLike[str]) -> TokenStore:
     """Open a store file without reading its tokens.
 

@@ -18,15 +18,17 @@ from matplotlib.ticker import MaxNLocator
 
 from common.files import write_csv_atomically, write_figure_atomically, write_text_atomically
 from data import PairData
+from evaluation.scores import METRICS
 from training.objective import guide_names
 from training.recipe import Phase, Recipe
 from training.trainer import EpochRecord, TrainingResult
 
 
-def write_history(path: Path, history: Sequence[EpochRecord]) -> None:
-    """Write a CSV with a row per epoch and the fields of EpochRecord as columns."""
+def write_history(path: Path, history: Sequence[EpochRecord], metric: str = "spearman") -> None:
+    """Write a CSV with a row per epoch and the fields of EpochRecord as columns; `metric` names the validation score."""
     rows = [[f"{value:.6g}" if isinstance(value, float) else value for value in astuple(record)] for record in history]
-    write_csv_atomically(path, [[field.name for field in fields(EpochRecord)], *rows])
+    names = [field.name.replace("validation_score", f"validation_{metric}") for field in fields(EpochRecord)]
+    write_csv_atomically(path, [names, *rows])
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
@@ -37,7 +39,7 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
 def data_facts(pairs: PairData) -> dict[str, Any]:
     """Identify the pairs of a run: their number, their hash without teacher targets, and the source of their tokens."""
     identity = replace(pairs, targets=None).identity()
-    return {"pairs": len(pairs), "identity": identity, "tokens": dict(pairs.tokens.description)}
+    return {"pairs": len(pairs), "identity": identity, "skipped_rows": pairs.skipped, "tokens": dict(pairs.tokens.description)}
 
 
 def git_commit() -> str | None:
@@ -57,17 +59,17 @@ def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
 
 
 def draw_history(path: Path, result: TrainingResult, phases: Mapping[str, Phase]) -> None:
-    """Plot loss, validation Spearman and learning rate per epoch, with the phases marked.
+    """Plot loss, validation score and learning rate per epoch, with the phases marked.
 
     Args:
         path: PNG to write.
         result: of the run.
         phases: of its recipe.
     """
-    history, baseline = result.history, result.baseline.spearman
+    history, baseline = result.history, getattr(result.baseline, result.metric)
     epochs = np.array([record.epoch for record in history])
     figure = Figure(figsize=(8, 6.4), layout="constrained")
-    loss_axes, spearman_axes, rate_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.4))
+    loss_axes, score_axes, rate_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.4))
     # Phases have different losses: relative to the phase's first epoch, they fit one axis.
     for number, name in enumerate(dict.fromkeys(record.phase for record in history if record.phase)):
         phase = [record for record in history if record.phase == name]
@@ -77,7 +79,7 @@ def draw_history(path: Path, result: TrainingResult, phases: Mapping[str, Phase]
             ([record.validation_loss for record in phase], "s--", f"{name}, {on_validation}"),
         ):
             loss_axes.plot([record.epoch for record in phase], np.array(values) / values[0], style, markersize=3, label=label)
-        for axes in (loss_axes, spearman_axes, rate_axes):
+        for axes in (loss_axes, score_axes, rate_axes):
             axes.axvspan(phase[0].epoch - 0.5, phase[-1].epoch + 0.5, color="0.93" if phase[0].epoch > 1 else "0.98", zorder=0)
         height = 1.03 + 0.1 * (number % 2)  # in turn, because a phase may be one epoch wide
         transform = loss_axes.get_xaxis_transform()
@@ -85,15 +87,15 @@ def draw_history(path: Path, result: TrainingResult, phases: Mapping[str, Phase]
     loss_axes.set_ylabel("loss / phase's first epoch")
     if loss_axes.lines:  # none without epochs
         loss_axes.legend(fontsize=8, ncols=2, frameon=False)
-    spearman = np.array([record.validation_spearman for record in history])
+    scores = np.array([record.validation_score for record in history])
     label = f"{'kept: ' if result.fell_back else ''}mean pooling {baseline:.4f}"
-    spearman_axes.axhline(baseline, color="tab:gray", linestyle="--", label=label)
-    spearman_axes.plot(epochs, spearman, "o-", color="tab:blue", markersize=4, label="encoder")
+    score_axes.axhline(baseline, color="tab:gray", linestyle="--", label=label)
+    score_axes.plot(epochs, scores, "o-", color="tab:blue", markersize=4, label="encoder")
     if not result.fell_back and history:
-        kept = result.epoch, spearman[result.epoch]
-        spearman_axes.plot(*kept, "*", color="tab:orange", markersize=15, label="kept: epoch {}, {:.4f}".format(*kept))
-    spearman_axes.set_ylabel("validation Spearman")
-    spearman_axes.legend(fontsize=8)
+        kept = result.epoch, scores[result.epoch]
+        score_axes.plot(*kept, "*", color="tab:orange", markersize=15, label="kept: epoch {}, {:.4f}".format(*kept))
+    score_axes.set_ylabel(f"validation {METRICS[result.metric]}")
+    score_axes.legend(fontsize=8)
     rate_axes.plot(epochs, [record.learning_rate for record in history], color="tab:green")
     rate_axes.set_ylabel("learning rate")
     rate_axes.set_xlabel("epoch")

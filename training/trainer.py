@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from common.errors import InputError
 from data import PairBatch, PairData, count_batches, training_batches
 from evaluation.encoding import device_of, encode_pairs
-from evaluation.scores import Scores, score, score_embeddings
+from evaluation.scores import RankingScores, Scores, score, selection_metric
+from losses import NEED_LABELS
 from model import SentenceEncoder, mean_pooling
 from schedulers import CosineAnnealingWarmupLR
 from training import processes
@@ -33,7 +34,7 @@ class EpochRecord:
         phase: the phase's name; empty for epoch 0.
         loss: mean training loss; NaN for epoch 0.
         validation_loss: the phase's loss on the validation pairs.
-        validation_spearman: Spearman on the validation pairs.
+        validation_score: on the validation pairs: Spearman, or without labels triplet accuracy or MRR.
         learning_rate: at the end of the epoch.
         selected: whether these weights were the best so far.
     """
@@ -42,7 +43,7 @@ class EpochRecord:
     phase: str
     loss: float
     validation_loss: float
-    validation_spearman: float
+    validation_score: float
     learning_rate: float
     selected: bool
 
@@ -58,14 +59,16 @@ class TrainingResult:
         baseline: scores of mean pooling on the validation pairs.
         validation: scores of the encoder on the validation pairs.
         history: one record per epoch.
+        metric: the score that chose the weights, a field of the scores.
     """
 
     encoder: SentenceEncoder
     epoch: int
     fell_back: bool
-    baseline: Scores
-    validation: Scores
+    baseline: Scores | RankingScores
+    validation: Scores | RankingScores
     history: list[EpochRecord]
+    metric: str = "spearman"
 
     @property
     def diverged_in(self) -> int | None:
@@ -95,7 +98,7 @@ class Trainer:
         losses: of the finished batches of the current epoch.
         history: one record per finished epoch.
         best: the best weights so far.
-        on_batch: called after each batch with the phase's name, the loss, and the latest validation Spearman.
+        on_batch: called after each batch with the phase's name, the loss, and the latest validation score.
         on_safe_point: called when `state_dict` is complete: after each optimiser step and each epoch.
     """
 
@@ -151,17 +154,22 @@ class Trainer:
             total_steps=self.total_steps,
             min_lr=recipe.min_learning_rate,
         )
+        self.metric = selection_metric(validation)
         self.baseline = score(mean_pooling(validation.tokens.dim), validation)
         self.epoch = 0
         self.losses: list[float] = []
         self.history: list[EpochRecord] = []
         self.best: _Best | None = None
-        self.latest_spearman = 0.0
+        self.latest_score = 0.0
 
     def _select_pairs(self, name: str, phase: Phase) -> PairData:
         """The training pairs of a phase."""
         if self.training.targets is None and "teacher" in guide_names(phase):
             raise InputError(f"phase {name} needs a teacher; give --teacher to train.py, or choose another recipe")
+        if phase.epochs and not self.training.has_labels and (needing := [loss for loss in phase.losses if loss in NEED_LABELS]):
+            raise InputError(
+                f"the training pairs have no labels, which phase {name} learns from ({', '.join(needing)}); choose --preset pairs"
+            )
         pairs = self.training.select(self.training.labels >= phase.min_label)
         if phase.epochs and len(pairs) < 2:
             self.skipped.append(
@@ -189,7 +197,7 @@ class Trainer:
             "losses": self.losses,
             "history": [asdict(record) for record in self.history],
             "best": self.best and vars(self.best),
-            "latest_spearman": self.latest_spearman,
+            "latest_score": self.latest_score,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -200,7 +208,7 @@ class Trainer:
         self.epoch, self.losses = state["epoch"], list(state["losses"])
         self.history = [EpochRecord(**record) for record in state["history"]]
         self.best = _Best(**state["best"]) if state["best"] else None
-        self.latest_spearman = state["latest_spearman"]
+        self.latest_score = state["latest_score"]
         set_random_state(state["random"])
 
     def best_encoder(self) -> SentenceEncoder:
@@ -231,14 +239,15 @@ class Trainer:
             self.encoder.load_state_dict(self.best.weights)
             epoch = self.best.epoch
         validation = score(self.encoder, self.validation)
-        fell_back = self.recipe.never_below_baseline and not validation.spearman >= self.baseline.spearman  # true for NaN
-        if np.isnan(validation.spearman) and not fell_back:
+        reached, baseline = (getattr(scores, self.metric) for scores in (validation, self.baseline))
+        fell_back = self.recipe.never_below_baseline and not reached >= baseline  # true for NaN
+        if np.isnan(reached) and not fell_back:
             raise InputError(f"training diverged in epoch {epoch} (embeddings are not finite); choose a lower --learning_rate")
         result = self.encoder
         if fell_back:
             result, epoch, validation = mean_pooling(self.validation.tokens.dim), 0, self.baseline
             result.tokens_from = self.encoder.tokens_from
-        return TrainingResult(result.eval(), epoch, fell_back, self.baseline, validation, self.history)
+        return TrainingResult(result.eval(), epoch, fell_back, self.baseline, validation, self.history, self.metric)
 
     def _begin_phase(self, name: str, phase: Phase, epoch: int) -> None:
         """Start from the best weights so far; they compete with those of the phase."""
@@ -267,7 +276,7 @@ class Trainer:
             ends_step = number % recipe.accumulation == 0
             if ends_step:
                 self._step()
-            self.on_batch(name, self.losses[-1], self.latest_spearman)
+            self.on_batch(name, self.losses[-1], self.latest_score)
             if ends_step:
                 self.on_safe_point()
         if len(self.losses) % recipe.accumulation:
@@ -327,37 +336,37 @@ class Trainer:
         return guides
 
     def _finish_epoch(self, name: str, phase: Phase, epoch: int, loss: float) -> None:
-        validation_loss, self.latest_spearman = self._validate(phase)
+        validation_loss, self.latest_score = self._validate(phase)
         self.history.append(
             EpochRecord(
                 epoch=epoch,
                 phase=name if epoch else "",
                 loss=loss,
                 validation_loss=validation_loss,
-                validation_spearman=self.latest_spearman,
+                validation_score=self.latest_score,
                 learning_rate=self.optimizer.param_groups[0]["lr"],
-                selected=self._keep_if_best(name, phase, epoch, validation_loss, self.latest_spearman),
+                selected=self._keep_if_best(name, phase, epoch, validation_loss, self.latest_score),
             )
         )
 
     def _validate(self, phase: Phase) -> tuple[float, float]:
-        """The phase's loss and Spearman on the validation pairs, by the main process, so that all select the same weights."""
-        loss = spearman = 0.0
+        """The phase's loss and the score on the validation pairs, by the main process, so that all select the same weights."""
+        loss = value = 0.0
         if processes.is_main():
             embeddings = encode_pairs(self.encoder, self.validation)
             loss = self._validation_loss(phase, *embeddings)
-            spearman = score_embeddings(*embeddings, self.validation.labels).spearman
-        loss, spearman = processes.broadcast_values([loss, spearman], self.device)
-        return loss, spearman
+            value = getattr(score(self.encoder, self.validation, embeddings), self.metric)
+        loss, value = processes.broadcast_values([loss, value], self.device)
+        return loss, value
 
-    def _keep_if_best(self, name: str, phase: Phase, epoch: int, loss: float, spearman: float) -> bool:
+    def _keep_if_best(self, name: str, phase: Phase, epoch: int, loss: float, score: float) -> bool:
         """Keep the current weights if they are the best so far by the phase's criterion, and return whether they are."""
         if phase.select == "none":
             return False
-        value = loss if phase.select == "loss" else -spearman
+        value = loss if phase.select == "loss" else -score
         criterion = _criterion(name, phase)
         is_best = self.best is None or self.best.criterion != criterion or value < self.best.value
-        is_best = is_best and bool(np.isfinite([value, spearman]).all())
+        is_best = is_best and bool(np.isfinite([value, score]).all())
         if is_best:
             self.best = _Best(criterion, value, epoch, copy.deepcopy(self.encoder.state_dict()))
         return is_best

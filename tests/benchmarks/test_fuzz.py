@@ -19,7 +19,16 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import fuzz
 
-INPUTS = {"tokens": 300, "labels": 300, "tsv": 300, "csv": 300, "recipes": 20, "checkpoints": 100, "stores": 300}
+INPUTS = {
+    "tokens": 300,
+    "labels": 300,
+    "delimited": 300,
+    "json": 300,
+    "parquet": 200,
+    "recipes": 20,
+    "checkpoints": 100,
+    "stores": 300,
+}
 
 
 @pytest.mark.parametrize("name", INPUTS)
@@ -36,6 +45,21 @@ def test_wrong_numbers_are_found(tmp_path, monkeypatch):
     monkeypatch.setattr(fuzz.TokenFiles, "read", lambda self, path: [row[:-1] + b"\x7f" for row in right(self, path)])
     _, failures = fuzz.fuzz("tokens", fuzz.TokenFiles(), tmp_path, 50, seed=1)
     assert any(reason.startswith("read as") for reason, _ in failures)
+
+
+@pytest.mark.parametrize("name", ["delimited", "json", "parquet"])
+def test_pairs_read_wrongly_and_undamaged_tables_refused_are_found(name, tmp_path, monkeypatch):
+    right = fuzz.Tables.read
+    monkeypatch.setattr(fuzz.Tables, "read", lambda self, path: ([*right(self, path)[0][1:], "x"], *right(self, path)[1:]))
+    counts, failures = fuzz.fuzz(name, fuzz.READERS[name](tmp_path), tmp_path, 30, seed=1)
+    assert len(failures) == counts["read"] > 0
+
+    def refuse(self, path):
+        raise InputError("no")
+
+    monkeypatch.setattr(fuzz.Tables, "read", refuse)
+    _, failures = fuzz.fuzz(name, fuzz.READERS[name](tmp_path), tmp_path, 30, seed=1)
+    assert {reason for reason, _ in failures} == {"refused what is right"}
 
 
 def test_other_values_of_an_intact_checkpoint_are_found(tmp_path, monkeypatch):

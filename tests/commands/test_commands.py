@@ -23,7 +23,7 @@ from evaluation.checkpoint import load_encoder, save_encoder
 from evaluation.encoding import encode_pairs
 from evaluation.scores import cosines, score
 from model import EncoderConfig, SentenceEncoder, get_model, mean_pooling
-from tokens.text_files import read_text_pairs
+from tokens.text_pairs import read_text_pairs
 
 
 @pytest.fixture
@@ -96,6 +96,43 @@ def test_what_cannot_be_written_is_refused_before_the_work_and_nothing_is_replac
     assert data.read_bytes() == content and not (tmp_path / "run").exists()
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that even root cannot write to")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train.py --data DATA --out OUT.bin",
+        "train.py --data DATA --run_dir OUT",
+        "train_retrieval.py --dataset DATA --run_dir RUN --out OUT.bin",
+        "train_retrieval.py --dataset DATA --run_dir OUT",
+        "teacher.py --data DATA --out OUT",
+        "prepare_data.py DATA --out OUT",
+        "mine_negatives.py --data DATA --out OUT.tsv",
+        "evaluate.py --data DATA --validation DATA --plot OUT.png",
+        "visualize_tsne.py --data DATA --out OUT.png",
+        "visualize_tsne.py --data DATA --out RUN.png --html OUT.html",
+        "text.py a b --explain OUT.png",
+        "export.py --out OUT",
+        "study.py studies/sts.yaml --results OUT",
+        "summarise.py DATA --out OUT.md",
+    ],
+)
+def test_every_output_is_tried_before_the_work(command, tmp_path, run_here, monkeypatch):
+    """The data do not exist either: the output is found first."""
+    places = {"DATA": str(tmp_path / "nowhere.csv"), "OUT": "/proc/x/y", "RUN": str(tmp_path / "run")}
+    for name, place in places.items():
+        command = command.replace(name, place)
+    assert "/proc/x: cannot be written: " in last_line(run_here(*command.split())).replace("/proc/x/y:", "/proc/x:")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["train.py --data nowhere.csv", "evaluate.py --data nowhere.csv"])
+def test_a_name_that_is_no_file_says_what_was_expected(command, tmp_path, run_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = last_line(run_here(*command.split()))
+    assert message.startswith("error: nowhere.csv: no such file or folder, expected a .store file, a table of pairs")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("command", ["visualize_tsne.py --out", "evaluate.py --plot", "text.py a b --explain"])
 def test_a_picture_has_the_name_of_one(command, files, run_here):
     assert "expected one that ends in .png" in last_line(run_here(*command.split(), "map.csv"))
@@ -106,11 +143,11 @@ def test_labels_of_another_scale_are_said(tmp_path, run_here):
     sides = learnable_pairs(np.random.default_rng(0), 40)
     data = store_pairs(tmp_path / "unit.store", *sides[:3], sides[3] / 5)
     result = run_here("train.py", "--data", data, "--out", tmp_path / "m.bin", "--run_dir", tmp_path / "r", "--encoder.heads", "4")
-    assert "labels are read as 0 to 5" in result.stdout, result.stderr
+    assert "labels are read as 0 to 5" in result.stderr
     assert "labels are read as 0 to 5" in run_here("evaluate.py", "--model", tmp_path / "m.bin", "--data", data).stderr
     five = store_pairs(tmp_path / "five.store", *sides)
     negatives = tmp_path / "n.tsv"
-    assert "count as matches" in run_here("mine_negatives.py", "--data", five, "--out", negatives, "--num_negatives", "1").stdout
+    assert "are 1 or more and count as matches" in run_here("mine_negatives.py", "--data", five, "--out", negatives, "--num_negatives", "1").stdout
 
 
 def test_scores_are_of_the_cosine():

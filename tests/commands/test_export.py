@@ -18,7 +18,7 @@ from evaluation.scores import score
 from export import export, sentence_transformer
 from model import EncoderConfig, SentenceEncoder
 from text import TextEncoder
-from tokens.text_files import read_text_pairs
+from tokens.text_pairs import read_text_pairs
 from tokens.text_store import text_store
 
 

@@ -16,7 +16,7 @@ from evaluation.checkpoint import save_encoder
 from model import EncoderConfig, SentenceEncoder
 from text import TextEncoder
 from tokens.backbone import Backbone
-from tokens.text_files import read_text_pairs
+from tokens.text_pairs import read_text_pairs
 
 STARTER = read_text_pairs(ROOT / "data" / "starter" / "dev.tsv")
 
@@ -142,6 +142,17 @@ def test_a_long_text_is_cut_and_it_is_said(text_encoder, tiny_bert):
 def test_what_is_no_text_is_one_clear_line(text_encoder, sentences, message):
     with pytest.raises(InputError, match=message):
         text_encoder.encode(sentences)
+
+
+def test_half_a_character_and_a_mapping_are_one_clear_line(text_encoder):
+    with pytest.raises(InputError, match=r"sentence 2 of 2 has \\ud800, which is half a character"):
+        text_encoder.encode(["a cat", "a \ud800 dog"])
+    with pytest.raises(InputError, match="sentence 1 of 1 has"):
+        text_encoder.similarity("a cat", "\udcff")
+    with pytest.raises(InputError, match="the query has"):
+        text_encoder.rank("\udcff", ["a cat"])
+    with pytest.raises(InputError, match="sentences are dict, expected a string or a list of strings"):
+        text_encoder.encode({"a cat": 1})
 
 
 def test_heads_and_backbones_that_do_not_fit_are_one_clear_line(text_encoder, tiny_bert, tmp_path):

@@ -15,10 +15,10 @@ from common.errors import InputError
 from data import open_pairs
 from evaluation.checkpoint import load_encoder, save_encoder
 from evaluation.encoding import encode_pairs
-from evaluation.maps import interactive_map, project_to_2d
+from evaluation.maps import fitting_neighbours, interactive_map, project_to_2d
 from evaluation.metrics import spearman
 from model import EncoderConfig, SentenceEncoder, mean_pooling
-from tokens.text_files import TextPairs
+from tokens.text_pairs import TextPairs
 from visualize_tsne import sample_pairs
 
 
@@ -57,10 +57,26 @@ def test_pca_is_that_of_the_singular_vectors():
     np.testing.assert_allclose(abs(project_to_2d(vectors, "pca")), abs(centred @ directions[:2].T), atol=1e-9)
 
 
-def test_too_few_sentences_and_unknown_methods():
-    for method in ("tsne", "umap"):
-        with pytest.raises(InputError, match="20 sentences are too few for a map, expected more than 90"):
-            project_to_2d(clusters((20,)), method)
+@pytest.mark.parametrize("method", ["tsne", "umap", "pca"])
+@pytest.mark.filterwarnings("ignore")  # as above
+def test_few_sentences_are_drawn(method, monkeypatch):
+    monkeypatch.setattr("numba.config.DISABLE_JIT", True)
+    for sentences in (3, 6, 11, 90) if method != "umap" else (3, 6, 11):
+        places = project_to_2d(clusters((sentences - sentences // 2, sentences // 2)), method)
+        assert places.shape == (sentences, 2) and np.isfinite(places).all()
+
+
+def test_the_perplexity_and_the_neighbours_go_down_to_what_fits():
+    assert [fitting_neighbours(n, "tsne", 30) for n in (3, 4, 31, 91, 1000)] == [1, 1, 10, 30, 30]
+    assert [fitting_neighbours(n, "umap", 30) for n in (3, 6, 31, 1000)] == [2, 5, 30, 30]
+
+
+def test_nothing_to_map_and_unknown_methods():
+    for method in ("tsne", "umap", "pca"):
+        with pytest.raises(InputError, match="2 sentences are too few for a map, expected 3 or more"):
+            project_to_2d(clusters((2,)), method)
+        with pytest.raises(InputError, match="all 5 sentences have the same embedding"):
+            project_to_2d(np.tile(clusters((1,)), (5, 1)), method)
     with pytest.raises(InputError, match="method is 'lda', expected one of tsne, umap, pca"):
         project_to_2d(clusters(), "lda", neighbours=6)
 
@@ -113,6 +129,11 @@ def test_a_sample_is_of_whole_pairs_and_follows_its_seed(files):
     assert len(samples[0]) == 60 and len(sample_pairs(pairs, 10**6, 0)) == 80
 
 
-def test_too_few_sentences_end_the_command_in_one_line(files, run_here):
+def test_the_command_says_when_the_sentences_are_few(files, tmp_path, run_here):
     model, data = files
-    assert "too few for a map" in last_line(run_here("visualize_tsne.py", "--model", model, "--data", data, "--sentences", "20"))
+    options = ("visualize_tsne.py", "--model", model, "--out", tmp_path / "map.png", "--data")
+    result = run_here(*options, data, "--sentences", "20")
+    assert "20 sentences: the perplexity is 6.33 instead of 30.\n" in result.stdout, result.stderr
+    assert (tmp_path / "map.png").exists()
+    one = store_pairs(tmp_path / "one.store", *learnable_pairs(np.random.default_rng(0), 1))
+    assert "2 sentences are too few for a map" in last_line(run_here(*options, one))

@@ -13,8 +13,21 @@ from sentence_transformers.sentence_transformer.evaluation import (
     InformationRetrievalEvaluator,
     TripletEvaluator,
 )
+from sklearn.metrics import ndcg_score
 
-from evaluation.metrics import average_precision, mae, mse, ndcg, pearson, recall, reciprocal_rank, spearman, triplet_accuracy
+from evaluation.metrics import (
+    average_precision,
+    graded_ndcg,
+    mae,
+    mean_average_precision,
+    mse,
+    ndcg,
+    pearson,
+    recall,
+    reciprocal_rank,
+    spearman,
+    triplet_accuracy,
+)
 
 pairs = st.lists(st.tuples(st.floats(-1, 1), st.integers(0, 10)), min_size=3, max_size=60)
 
@@ -71,6 +84,19 @@ def test_retrieval_metrics_by_hand():
     assert ndcg(np.array([[True, True, False]]), np.array([2])) == pytest.approx(1)
 
 
+def test_graded_ndcg_agrees_with_scikit_learn():
+    rng = np.random.default_rng(3)
+    gains = rng.integers(0, 4, (20, 30))  # of all documents, best ranked first
+    found = graded_ndcg(gains[:, :10], np.sort(gains, axis=1)[:, :-11:-1])
+    assert found == pytest.approx(ndcg_score(gains, -np.arange(30.0)[None].repeat(20, 0), k=10), abs=1e-12)
+    assert graded_ndcg(np.zeros((2, 3)), np.array([[0, 0, 0], [1, 0, 0]])) == 0
+
+
+def test_mean_average_precision_by_hand():
+    ranks = [np.array([4, 1]), np.array([np.inf, 2]), np.array([])]
+    assert mean_average_precision(ranks) == pytest.approx(((1 + 2 / 4) / 2 + (1 / 2 + 0) / 2 + 0) / 3)
+
+
 def test_average_precision_is_the_mean_precision_at_each_match():
     rng = np.random.default_rng(2)
     similarities, matches = rng.standard_normal(200), rng.random(200) < 0.3
@@ -78,6 +104,7 @@ def test_average_precision_is_the_mean_precision_at_each_match():
     precisions = [matches[order][: i + 1].mean() for i in range(200) if matches[order][i]]
     assert average_precision(similarities, matches) == pytest.approx(np.mean(precisions), abs=1e-12)
     assert average_precision(similarities, np.zeros(200, bool)) == 0
+    assert np.isnan(average_precision(similarities, np.ones(200, bool)))
 
 
 def vectors_of(numbers: int, seed: int) -> torch.Tensor:

@@ -6,11 +6,13 @@ import csv
 import json
 import sys
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from conftest import run_script, store_pairs
+from conftest import last_line, run_script, store_pairs
+from datasets import Dataset
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -21,6 +23,8 @@ from evaluation.encoding import encode, encode_pairs
 from model import mean_pooling
 from retrieval.mining import MiningConfig, add_hard_negatives
 from retrieval.scores import find_documents, score_retrieval
+from tokens.text_pairs import read_text_pairs
+from training.trainer import Trainer
 
 DIM = 32
 
@@ -99,6 +103,18 @@ def test_mined_negatives_never_match_and_come_from_the_same_pairs(questions, num
     assert mined.report()
 
 
+def test_given_negatives_stay_first_and_are_not_mined_again(questions):
+    training, _ = split_by_groups(questions, 0.4, seed=0)
+    config = MiningConfig(2)
+    mined = add_hard_negatives(mean_pooling(DIM), training, 1, config)[0].negatives
+    given = np.stack([mined[:, 1], np.full(len(training), np.setdiff1d(questions.first, training.first)[0])], axis=1)
+    both = add_hard_negatives(mean_pooling(DIM), replace(training, negatives=given), 1, config)[0].negatives
+    assert np.array_equal(both[:, :2], given) and np.array_equal(both[:, 2], mined[:, 0])
+    assert (both[:, 3] != mined[:, 1]).all()
+    topics = np.array([int(sentence.split()[-1]) for sentence in questions.sentences])
+    assert (topics[both[:, 2:]] != topics[training.first][:, None]).all()
+
+
 SMALL = ("--encoder.output_dim", "16", "--encoder.heads", "4", "--encoder.hidden_dim", "16", "--epochs", "3", "--batch_size", "16")
 
 
@@ -134,8 +150,104 @@ def test_the_pipeline_from_one_command(dataset, tmp_path, run_here):
     mined = run_here("mine_negatives.py", "--data", str(dataset), "--out", str(tmp_path / "negatives.tsv"), "--num_negatives", "2")
     assert mined.returncode == 0, mined.stderr
     rows = [line.split("\t") for line in (tmp_path / "negatives.tsv").read_text().splitlines()]
+    assert rows.pop(0) == ["anchor", "positive", "negative_1", "negative_2"]
     assert {len(row) for row in rows} == {4}
     assert all(row[0].split()[-1] == row[1].split()[-1] not in {row[2].split()[-1], row[3].split()[-1]} for row in rows)
+
+
+SUBJECTS = ("guitar", "piano", "dog", "cat", "horse", "stock", "bank", "river", "sea", "mountain", "forest", "train", "car", "tea")
+ASKED = ("how do i buy a {}", "where can i get a {}", 'what is a good "{}"', '"{}", where to buy it')
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[tuple[str, str]]:
+    """Pairs of questions about the same subject, some in quotes."""
+    return [(one.format(subject), other.format(subject)) for subject in SUBJECTS for one, other in pairwise(ASKED)]
+
+
+def write_rows(path, rows) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def test_the_output_of_mining_is_an_input_of_both_commands(asked, tmp_path, run_here):
+    """Pairs without labels are mined, trained on, mined again, and read by the datasets library."""
+    pairs, once, twice = tmp_path / "pairs.csv", tmp_path / "once.tsv", tmp_path / "twice.tsv"
+    write_rows(pairs, [("anchor", "positive"), *asked])
+    done = run_here("mine_negatives.py", "--data", pairs, "--out", once, "--num_negatives", "2")
+    assert done.returncode == 0, done.stderr
+    assert f"{len(asked)} matching pairs, each with 2 negatives" in done.stdout
+    read = read_text_pairs(once)
+    assert list(zip(read.first, read.second, strict=True)) == asked and not read.has_labels
+    for first, negatives in zip(read.first, read.negatives, strict=True):
+        subject = next(subject for subject in SUBJECTS if subject in first)
+        assert len(negatives) == 2 and not any(subject in negative for negative in negatives)
+
+    run = tmp_path / "run"
+    done = run_here("train_retrieval.py", "--dataset", once, "--run_dir", run, "--mining.num_negatives", "1", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("No labels: every pair matches, and the loss on labels (cosent) is left out.") == 1
+    assert "average precision" not in done.stdout and "test MRR@10" in done.stdout
+    metrics = json.loads((run / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert set(metrics["test"]["encoder"]) == {"mrr", "recall", "ndcg"} and metrics["pipeline"]["label_weight"] == 0
+    scored = run_here("train_retrieval.py", "--dataset", once, "--evaluate", run / "model.bin")
+    assert scored.returncode == 0 and "average precision" not in scored.stdout
+
+    done = run_here("mine_negatives.py", "--data", once, "--out", twice, "--num_negatives", "1", "--model", run / "model.bin")
+    assert done.returncode == 0, done.stderr
+    again = read_text_pairs(twice)
+    assert [row[:2] for row in again.negatives] == read.negatives and {len(row) for row in again.negatives} == {3}
+    assert not any(row[2] in row[:2] for row in again.negatives)
+    table = Dataset.from_csv(str(twice), sep="\t", cache_dir=str(tmp_path / "cache"))
+    assert table.column_names == ["anchor", "positive", "negative_1", "negative_2", "negative_3"]
+    assert list(zip(table["anchor"], table["positive"], strict=True)) == asked
+    assert [list(row) for row in zip(*(table[f"negative_{i}"] for i in (1, 2, 3)), strict=True)] == again.negatives
+
+
+def test_training_sees_given_negatives_alone_if_nothing_is_mined(asked, tmp_path, monkeypatch, run_here):
+    path = tmp_path / "tuples.csv"
+    write_rows(path, [("query", "document", "negative"), *((*pair, asked[i - 9][1]) for i, pair in enumerate(asked))])
+    seen = []
+
+    class Seeing(Trainer):
+        def __init__(self, recipe, training, validation, **options) -> None:
+            seen.append(training)
+            super().__init__(recipe, training, validation, **options)
+
+    monkeypatch.setattr("retrieval.pipeline.Trainer", Seeing)
+    done = run_here("train_retrieval.py", "--dataset", path, "--run_dir", tmp_path / "run", "--mine", "false", *SMALL)
+    assert done.returncode == 0, done.stderr
+    (training,) = seen
+    given = {(*pair, asked[i - 9][1]) for i, pair in enumerate(asked)}
+    found = [
+        (training.sentences[a], training.sentences[b], *(training.sentences[c] for c in row))
+        for a, b, row in zip(training.first, training.second, training.negatives, strict=True)
+    ]
+    assert 0 < len(found) < len(given) and set(found) <= given
+
+
+def test_columns_scales_and_bad_rows_of_tables(asked, tmp_path, run_here):
+    """Ratings of 1 to 3 in columns of unknown names, one row broken, through both commands."""
+    path = tmp_path / "odd.csv"
+    rows = [(3, *pair) for pair in asked]
+    rows += [(1, pair[0], asked[3 * ((i // 3) ^ 1) + i % 3][1]) for i, pair in enumerate(asked)]  # of subjects 2n and 2n + 1
+    write_rows(path, [("rating", "left", "right"), *rows, (1, "no other", "")])
+    reading = ("--columns", "first=left,second=right,label=rating", "--label_range", "1,3")
+    mined = tmp_path / "negatives.tsv"
+    assert f"odd.csv:{len(rows) + 2}: column 3 is empty" in last_line(
+        run_here("mine_negatives.py", "--data", path, "--out", mined, *reading)
+    )
+    reading += ("--skip_bad_rows",)
+    done = run_here("mine_negatives.py", "--data", path, "--out", mined, "--num_negatives", "1", *reading)
+    assert f"{len(asked)} matching pairs, each with 1 negatives" in done.stdout, done.stderr
+    done = run_here(
+        "train_retrieval.py", "--dataset", path, "--run_dir", tmp_path / "run", *reading, "--validation_size", "0.2", *SMALL
+    )
+    assert done.returncode == 0 and "test average precision" in done.stdout, done.stderr
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["data"]["training"]["skipped_rows"] == 1
+    write_rows(path, [("anchor", "positive", "label"), *((*pair, 1) for pair in asked)])
+    done = run_here("train_retrieval.py", "--dataset", path, "--run_dir", tmp_path / "other", *SMALL)
+    assert "all pairs match (match_label 1), expected both kinds, or no labels" in last_line(done)
 
 
 BAD = {

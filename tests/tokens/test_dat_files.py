@@ -217,11 +217,16 @@ BAD_ROWS = {
         "sentences",
         9,
         lambda row: row.rsplit("\t", 1)[0],
-        r"sentences.dat:9: 2 columns, expected 3 separated by tabs",
+        r"sentences.dat:9: 2 columns, expected 3",
     ),
     "two columns in row 1": ("sentences", 1, lambda row: row.rsplit("\t", 1)[0], r"sentences.dat:1: 2 columns, expected 3"),
     "four columns": ("sentences", 9, lambda row: row + "\t1", r"sentences.dat:9: 4 columns, expected 3"),
-    "empty sentence": ("sentences", 2, lambda row: "\t" + row.split("\t", 1)[1], r"sentences.dat:2: empty sentence"),
+    "empty sentence": (
+        "sentences",
+        2,
+        lambda row: "\t" + row.split("\t", 1)[1],
+        r"sentences.dat:2: column 1 is empty, expected a sentence",
+    ),
     "labels with one column": ("labels", 3, lambda row: row.split("\t")[0], r"labels.dat:3: 1 columns, expected 2"),
     "labels with a word": ("labels", 3, lambda row: row + "x", r"labels.dat:3: .* is not two numbers"),
     "labels out of range": ("labels", 3, lambda row: "7\t" + row.split("\t")[1], r"labels.dat:3: label 7 is out of range"),
@@ -303,7 +308,7 @@ def test_damaged_compression(challenge):
     content = gzip.compress((challenge / "tokens1.dat").read_bytes())
     (challenge / "tokens1.dat").unlink()
     (challenge / "tokens1.dat.gz").write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match="damaged gzip file"):
+    with pytest.raises(InputError, match="damaged compression"):
         open_pairs([challenge])
     assert not list(challenge.glob("*.store"))
 

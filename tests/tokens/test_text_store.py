@@ -16,7 +16,7 @@ from evaluation.encoding import check_fits, encode
 from model import EncoderConfig, SentenceEncoder, mean_pooling
 from tokens import text_store as text_store_module
 from tokens.backbone import Backbone
-from tokens.text_files import read_text_pairs
+from tokens.text_pairs import read_text_pairs
 from tokens.text_store import BackboneSettings, text_store
 
 
@@ -124,21 +124,24 @@ def test_prepare_data_writes_stores_and_dat_files_that_agree(tiny_bert, pair_fil
             assert from_store.sentences[i] == from_dat.sentences[j]
 
 
-def test_stsb_from_the_hub_becomes_three_files(tmp_path, monkeypatch):
+def test_stsb_from_the_hub_becomes_three_stores(tiny_bert, tmp_path, monkeypatch, capsys):
     """The splits and columns as the hub has them; only the download is replaced."""
     import datasets
 
-    from prepare_data import load_stsb
+    import prepare_data
 
     row = {"sentence1": ["A plane\nis taking off."], "sentence2": ["An air plane is taking off."], "score": [0.75]}
     splits = {name: datasets.Dataset.from_dict(row) for name in ("train", "validation", "test")}
     asked = []
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: (asked.append(name), splits)[1])
-    paths = load_stsb(tmp_path)
-    assert asked == ["sentence-transformers/stsb"]
-    assert [path.name for path in paths] == ["train.tsv", "dev.tsv", "test.tsv"]
-    pairs = read_text_pairs(paths[1])
-    assert (pairs.first, pairs.labels.tolist()) == (["A plane is taking off."], [3.75])
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config: (asked.append((name, config)), splits)[1])
+    command = ["prepare_data.py", "--source", "stsb", "--backbone", tiny_bert, "--layers=-1", "--out", tmp_path]
+    monkeypatch.setattr("sys.argv", [str(word) for word in command])
+    prepare_data.main()
+    assert set(asked) == {("sentence-transformers/stsb", None)}
+    assert sorted(path.name for path in tmp_path.glob("*.store")) == ["dev.store", "test.store", "train.store"]
+    pairs = open_pairs([tmp_path / "dev.store"])
+    assert [pairs.sentences[i] for i in pairs.first] == ["A plane\nis taking off."] and pairs.labels.tolist() == [3.75]
+    assert "labels are 0 to 1: none is above 1" in capsys.readouterr().err
 
 
 def test_mean_pooling_of_the_last_layer_is_what_sentence_transformers_gives(tmp_path):

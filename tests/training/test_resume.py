@@ -26,6 +26,7 @@ from model import EncoderConfig
 from tokens.dat_files import read_token_file
 from tokens.token_rows import format_token_row
 from tokens.token_store import cached_store, create_store
+from training import resume
 from training.recipe import LossTerm, Phase, Recipe
 from training.resume import SavedRun, identity_of_run
 from training.trainer import Trainer
@@ -129,6 +130,50 @@ def test_ctrl_c_keeps_the_best_and_says_how_to_resume(train, tmp_path, monkeypat
     assert status == 2 and "state.pt: this folder holds a different run: batch_size was 64, now 32." in errors
     printed, _, status = train("--resume")
     assert status == 0 and "Resuming in" in printed and (tmp_path / "model.bin").exists()
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from training.resume import SavedRun
+saved = SavedRun(Path(sys.argv[1]), {})
+saved.begin(None, resume=False)
+print("locked", flush=True)
+time.sleep(300)
+"""
+
+
+def test_two_runs_do_not_share_a_folder_and_a_killed_one_does_not_block(train, tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "run"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "locked\n"
+    _, errors, status = train()
+    assert status == 2 and f"run: process {process.pid} is running in this folder; wait for it or give another" in errors
+    assert not (tmp_path / "model.bin").exists()
+    process.kill()
+    process.communicate()
+    assert train()[2] == 0
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+@pytest.mark.parametrize("full", ["model.bin", "*.bin"])
+def test_a_full_disk_at_the_end_loses_nothing(full, train, tmp_path, monkeypatch):
+    save = resume.save_encoder
+
+    def on_full_disk(path: Path, encoder) -> int:
+        if path.match(full):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return save(path, encoder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "save_encoder", on_full_disk)
+        _, errors, status = train()
+    assert status == 2 and errors.startswith(f"error: {tmp_path / 'model.bin'}: cannot be written (no space left on device); ")
+    assert errors.endswith("--resume\n") and not (tmp_path / "model.bin").exists()
+    kept = tmp_path / "run" / "best.bin"
+    assert kept.exists() == (full == "model.bin") == (f"the trained encoder is in {kept}" in errors)
+    assert train("--resume")[2] == 0
+    if kept.exists():
+        assert kept.read_bytes() == (tmp_path / "model.bin").read_bytes()
 
 
 def test_a_finished_run_says_so_and_other_data_are_refused(train, folder, tmp_path):

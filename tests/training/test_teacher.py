@@ -12,6 +12,7 @@ import torch
 from conftest import WORDS, last_line
 
 from common.errors import InputError
+from common.files import ordinary_mode
 from data import PairData, open_pairs, split_by_groups, training_batches
 from tokens.backbone import Backbone
 from tokens.text_store import BackboneSettings, text_store
@@ -78,6 +79,14 @@ def test_harmful_fine_tuning_leaves_the_backbone_as_it_was(tiny_bert, pairs):
     before = validate(teacher, pairs[1])
     assert fine_tune(teacher, upside_down, pairs[1], epochs=1, batch_size=10, learning_rate=3e-3, seed=0) == before
     assert all(torch.equal(value, start[name]) for name, value in teacher.model.state_dict().items())
+
+
+def test_every_file_of_a_teacher_has_the_ordinary_mode_and_others_keep_theirs(tiny_bert, tmp_path):
+    (tmp_path / "key").touch(mode=0o600)
+    save_teacher(tmp_path, Teacher(Backbone(str(tiny_bert), "-1")), {})
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes.pop("key") == 0o600 and "model.safetensors" in modes
+    assert set(modes.values()) == {ordinary_mode(0o666)}
 
 
 def test_a_teacher_survives_its_folder(folder, pairs, tiny_bert):
