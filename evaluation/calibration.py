@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from common.files import write_figure_atomically
 from evaluation.metrics import mae
@@ -33,6 +32,8 @@ class Calibration:
 
 def draw_predictions(path: Path, predictions: Mapping[str, np.ndarray], labels: np.ndarray) -> None:
     """Plot predicted labels `(n,)`, 0-5, by encoder name, against true labels `(n,)`, as PNG with one panel per encoder."""
+    from matplotlib.figure import Figure  # here: the import takes half a second, which --help should not wait for
+
     figure = Figure(figsize=(4.2 * len(predictions), 4.8), layout="constrained")
     panels = figure.subplots(1, len(predictions), sharex=True, sharey=True, squeeze=False)[0]
     # Labels are round numbers and the fit has steps: jitter separates overlapping points.

@@ -7,31 +7,31 @@ how many relevant documents the query has, at least 1.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 
 def spearman(predicted: np.ndarray, expected: np.ndarray) -> float:
     """Spearman's rank correlation of `(n,)` and `(n,)`, -1 to 1; 0 if either is constant, NaN if `predicted` has NaN."""
-    return _correlation(stats.spearmanr, predicted, expected)
+    return _correlation("spearmanr", predicted, expected)
 
 
 def pearson(predicted: np.ndarray, expected: np.ndarray) -> float:
     """Pearson's linear correlation of `(n,)` and `(n,)`, -1 to 1; 0 if either is constant, NaN if `predicted` has NaN."""
-    return _correlation(stats.pearsonr, predicted, expected)
+    return _correlation("pearsonr", predicted, expected)
 
 
-def _correlation(function: Callable[..., Any], predicted: np.ndarray, expected: np.ndarray) -> float:
+def _correlation(name: str, predicted: np.ndarray, expected: np.ndarray) -> float:
+    from scipy import stats  # here: the import takes half a second, which --help should not wait for
+
     if len(predicted) < 2:
         return 0.0
     if np.isnan(predicted).any():
         return np.nan
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
-        return float(np.nan_to_num(function(predicted, expected).statistic))
+        return float(np.nan_to_num(getattr(stats, name)(predicted, expected).statistic))
 
 
 def mse(predicted: np.ndarray, expected: np.ndarray) -> float:

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from common.files import write_csv_atomically, write_figure_atomically, write_text_atomically
 from data import PairData
@@ -68,6 +66,9 @@ def draw_history(path: Path, result: TrainingResult, phases: Mapping[str, Phase]
     """
     history, baseline = result.history, getattr(result.baseline, result.metric)
     epochs = np.array([record.epoch for record in history])
+    from matplotlib.figure import Figure  # here: the import takes half a second, which --help should not wait for
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(8, 6.4), layout="constrained")
     loss_axes, score_axes, rate_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.4))
     # Phases have different losses: relative to the phase's first epoch, they fit one axis.
