@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from common.cli import make_parser, run_command
+from common.cli import make_parser, output_folder, run_command
 from common.errors import InputError
-from common.files import ordinary_mode, write_text_atomically
+from common.files import make_readable, write_text_atomically
 from evaluation.checkpoint import DEFAULT_CHECKPOINT
 from text import TextEncoder
 from tokens.backbone import DEFAULT_MAX_LENGTH, WORD_LAYER, source_of
@@ -114,8 +114,7 @@ def export(encoder: TextEncoder, folder: Path) -> None:
         model.save_pretrained(str(written), create_model_card=False)
         has_code = (written / "sentence_module.py").exists()
         write_text_atomically(written / "README.md", _model_card(encoder, folder.name, has_code))
-        for path in written.rglob("*.safetensors"):
-            path.chmod(ordinary_mode(0o666))  # safetensors makes them private
+        make_readable(written)
         written.rename(folder)
 
 
@@ -141,8 +140,9 @@ def main() -> None:
     parser.add_argument("--backbone", help="hub name or local folder (default: the one the checkpoint was trained on)")
     parser.add_argument("--max_length", type=int, default=DEFAULT_MAX_LENGTH, help="tokens per sentence; longer ones are truncated")
     options = parser.parse_args()
+    out = output_folder(options.out)
     encoder = TextEncoder(options.model, backbone=options.backbone, max_length=options.max_length, device="cpu")
-    export(encoder, Path(options.out))
+    export(encoder, out)
     print(f'{options.out}: load it with SentenceTransformer("{options.out}", trust_remote_code=True)')
 
 

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 PUBLISHED_TOKEN_DIM = 128
 PUBLISHED_ATTENTION_SHARE = 0.7
 TWIN_DIMS = (128, 64)
+OVERFLOW_SCALE = 2.0**-40
 SAFE_NORMS = (1e-15, 1e15)  # between these, squares neither vanish nor overflow in float32
 
 
@@ -126,7 +127,13 @@ class SentenceEncoder(nn.Module):
 
     def project(self, pooled: Tensor) -> Tensor:
         """The second half of `forward`: pooled sentences `(B, P)` to embeddings `(B, output_dim)` of unit length."""
-        return unit_length(self.head(pooled))
+        vectors = self.head(pooled)
+        norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+        if are_safe(norms):
+            return vectors / norms
+        if not vectors.isfinite().all():  # squares in a LayerNorm overflow from 1e19 on; its result does not depend on the scale
+            vectors = self.head(pooled * OVERFLOW_SCALE)
+        return unit_length(vectors)
 
     @torch.no_grad()
     def start_as_mean_pooling(self, sentences: Tensor, *, centred: bool = False) -> None:
@@ -239,7 +246,7 @@ class PublishedPooling(nn.Module):
         """`(B, T, D)` and lengths `(B,)`, None without padding, to `(B, 128)`."""
         encoded = self.token_encoder(tokens)
         if not encoded.sum().isfinite():  # squares in LayerNorm overflow from 1e19 on; it does not depend on the scale
-            encoded = self.token_encoder(tokens * 2.0**-40)
+            encoded = self.token_encoder(tokens * OVERFLOW_SCALE)
         return torch.bmm(self.token_weights(encoded, lengths), encoded).squeeze(1)
 
     def token_weights(self, encoded: Tensor, lengths: Tensor | None) -> Tensor:
@@ -395,14 +402,20 @@ def mixed_weights(scores: Tensor, lengths: Tensor | None, attention_share: Tenso
 def unit_length(vectors: Tensor) -> Tensor:
     """Scale `(B, K)` to length 1; a zero vector becomes the first unit vector, and NaN stays NaN."""
     norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    if norms.device.type == "cpu" and len(norms):
-        shortest, longest = norms.detach().aminmax()
-        if SAFE_NORMS[0] < shortest.item() and longest.item() < SAFE_NORMS[1]:
-            return vectors / norms
+    if are_safe(norms):
+        return vectors / norms
     first_axis = torch.eye(1, vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
     largest = vectors.detach().abs().amax(1, keepdim=True)
     safe = torch.where(largest == 0, first_axis, vectors / largest.clamp(min=torch.finfo(vectors.dtype).tiny))
     return safe / torch.linalg.vector_norm(safe, dim=1, keepdim=True)
+
+
+def are_safe(norms: Tensor) -> bool:
+    """Whether all norms `(B, 1)` are such that squares neither vanish nor overflow; False off the CPU, where to look would wait."""
+    if norms.device.type != "cpu" or not len(norms):
+        return False
+    shortest, longest = norms.detach().aminmax()
+    return SAFE_NORMS[0] < shortest.item() and longest.item() < SAFE_NORMS[1]
 
 
 def read_config(state: dict[str, Any]) -> EncoderConfig:

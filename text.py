@@ -11,7 +11,7 @@ On the command line, with a heat map of what each token contributes to the simil
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from evaluation.encoding import check_tokens
 from evaluation.explanation import Explanation, draw_explanation, token_parts
 from model import EncoderConfig, SentenceEncoder, mean_pooling
 from tokens.backbone import DEFAULT_MAX_LENGTH, Backbone
+from tokens.text_pairs import find_surrogate
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,8 @@ class TextEncoder:
         """
         if not isinstance(query, str):
             raise InputError(f"the query is {type(query).__name__}, expected a string")
+        if (character := find_surrogate(query)) is not None:
+            raise InputError(f"the query has {character}, which is half a character, expected Unicode text")
         texts = _as_list(documents)
         similarity = self.similarity(query, texts)
         best = np.argsort(-similarity, kind="stable")[:top_k]
@@ -185,13 +188,15 @@ def _untrained_head(dim: int, output_dim: int | None) -> SentenceEncoder:
 def _as_list(sentences: str | Iterable[str]) -> list[str]:
     """One or many strings as a list; InputError if anything else is in it."""
     if isinstance(sentences, str):
-        return [sentences]
-    if not isinstance(sentences, Iterable):
+        sentences = [sentences]
+    if not isinstance(sentences, Iterable) or isinstance(sentences, (Mapping, bytes)):
         raise InputError(f"sentences are {type(sentences).__name__}, expected a string or a list of strings")
     texts = list(sentences)
     for number, sentence in enumerate(texts, start=1):
         if not isinstance(sentence, str):
             raise InputError(f"sentence {number} of {len(texts)} is {type(sentence).__name__}, expected a string")
+        if (character := find_surrogate(sentence)) is not None:
+            raise InputError(f"sentence {number} of {len(texts)} has {character}, which is half a character, expected Unicode text")
     return texts
 
 

@@ -61,6 +61,13 @@ def ordinary_mode(mode: int) -> int:
     return mode & ~mask
 
 
+def make_readable(folder: Path) -> None:
+    """Give all files in a folder, at any depth, the ordinary modes; safetensors and others make theirs private."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(ordinary_mode(0o666))
+
+
 def write_figure_atomically(path: str | os.PathLike[str], figure: Figure) -> None:
     """Write a matplotlib figure to `path` as PNG, atomically, at the README's resolution."""
     with write_atomically(path) as file:

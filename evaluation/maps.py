@@ -15,7 +15,7 @@ from sklearn.manifold import TSNE
 
 from common.errors import InputError
 from common.files import write_figure_atomically
-from tokens.text_files import MAX_LABEL, TextPairs
+from tokens.text_pairs import MAX_LABEL, TextPairs
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -25,9 +25,22 @@ METHODS = {
     "umap": "UMAP: nearby points are similar, the axes have no unit",
     "pca": "PCA: the first two principal components",
 }
+MIN_SENTENCES = 3
+SAME = 1e-6  # embeddings that differ less are the same up to rounding
+UMAP_SPECTRAL = 10  # sentences
 SIMILAR = 4  # pairs with this label or a higher one are joined by a line
 LINES_CAPTION = f"lines join pairs labelled {SIMILAR} and above"
 LABEL_CAPTION = "label of the sentence's pair: 0 unrelated, 5 same meaning"
+
+
+def fitting_neighbours(sentences: int, method: str, neighbours: float) -> float:
+    """The perplexity of t-SNE, or the number of neighbours of UMAP, that a map of so few sentences allows.
+
+    Perplexity stays at or below a third of the sentences, neighbours below their number.
+    """
+    if method == "tsne":
+        return min(neighbours, max(1.0, (sentences - 1) / 3))
+    return min(max(2, round(neighbours)), sentences - 1) if method == "umap" else neighbours
 
 
 def project_to_2d(embeddings: np.ndarray, method: str = "tsne", *, neighbours: float = 30.0, seed: int = 0) -> np.ndarray:
@@ -38,28 +51,32 @@ def project_to_2d(embeddings: np.ndarray, method: str = "tsne", *, neighbours: f
     Args:
         embeddings: sentence embeddings.
         method: tsne, umap or pca.
-        neighbours: perplexity of t-SNE, number of neighbours of UMAP.
+        neighbours: perplexity of t-SNE, number of neighbours of UMAP; lowered as `fitting_neighbours` says.
         seed: random seed of t-SNE and UMAP.
 
     Raises:
-        InputError: if there are too few sentences, or umap-learn is not installed.
+        InputError: if there are fewer than 3 sentences, all embeddings are the same, or umap-learn is not installed.
     """
-    if method != "pca" and len(embeddings) <= 3 * neighbours:
-        raise InputError(
-            f"{len(embeddings)} sentences are too few for a map, expected more than {3 * neighbours:g}, three times the "
-            "perplexity; give a lower --perplexity, or --method pca"
-        )
+    if method not in METHODS:
+        raise InputError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
+    if len(embeddings) < MIN_SENTENCES:
+        raise InputError(f"{len(embeddings)} sentences are too few for a map, expected {MIN_SENTENCES} or more")
+    if np.ptp(embeddings, axis=0).max() < SAME:
+        raise InputError(f"all {len(embeddings)} sentences have the same embedding, so there is nothing to map")
+    neighbours = fitting_neighbours(len(embeddings), method, neighbours)
     if method == "tsne":
-        return TSNE(perplexity=neighbours, metric="cosine", init="pca", random_state=seed).fit_transform(embeddings)
+        init = "pca" if embeddings.shape[1] > 1 else "random"
+        return TSNE(perplexity=neighbours, metric="cosine", init=init, random_state=seed).fit_transform(embeddings)
     if method == "umap":
         try:
             from umap import UMAP
         except ImportError as error:
             raise InputError("UMAP is not installed: pip install -r requirements-demo.txt") from error
-        return UMAP(n_neighbors=round(neighbours), metric="cosine", random_state=seed, n_jobs=1).fit_transform(embeddings)
-    if method == "pca":
-        return PCA(n_components=2, svd_solver="full").fit_transform(embeddings)
-    raise InputError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
+        # The spectral start needs more points than UMAP's smallest maps have.
+        init = "spectral" if len(embeddings) > UMAP_SPECTRAL else "random"
+        umap = UMAP(n_neighbors=int(neighbours), metric="cosine", init=init, random_state=seed, n_jobs=1)
+        return umap.fit_transform(embeddings)
+    return PCA(n_components=2, svd_solver="full").fit_transform(embeddings)
 
 
 def draw_maps(path: Path, panels: Mapping[str, np.ndarray], labels: np.ndarray, caption: str) -> None:

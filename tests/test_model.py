@@ -327,3 +327,18 @@ def test_a_padded_batch_gives_what_single_sentences_give(encoder):
     alone = torch.cat([encoder(sentence(length, seed=length)) for length in range(1, 30)] + [encoder(torch.zeros(1, 1, 768))])
     torch.testing.assert_close(encoder(batch), alone, atol=1e-6, rtol=0)
     assert encoder(batch[:0]).shape == (0, encoder.config.output_dim)
+
+
+@pytest.mark.parametrize("power", [-30, -20, -10, 10, 17, 18, 19, 20])
+def test_unit_length_at_every_scale_of_the_tokens(encoder, power):
+    """With weights far from their start, one sentence or several with padding; the direction is that of ordinary tokens
+    once biases no longer count."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.normal_(std=0.3)
+    batch = torch.cat([pad(sentence(length, seed=length), 9 - length) for length in range(1, 9)])
+    with torch.inference_mode():
+        for tokens in (batch, batch[7:, :8]):
+            norms = encoder(tokens * 10.0**power).norm(dim=1)
+            torch.testing.assert_close(norms, torch.ones_like(norms), atol=1e-5, rtol=0)

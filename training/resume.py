@@ -19,18 +19,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from common.errors import InputError
 from common.files import write_atomically
 from data import PairData
 from evaluation.checkpoint import load_tensors, save_encoder
+from model import SentenceEncoder
 from training import processes
 from training.recipe import Recipe, dotted
 from training.trainer import Trainer, TrainingResult
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SAVE_SECONDS = 60.0
+LOCK = ".lock.tmp"  # the operating system frees it when its process ends, however that ends
 
 
 def identity_of_run(recipe: Recipe, training: PairData, validation: PairData, device: str = "cpu") -> dict[str, Any]:
@@ -63,6 +66,7 @@ class SavedRun:
         self._seconds_before = 0.0
         self._begin = self._last_save = time.monotonic()
         self._stop_requested = False
+        self._lock = FileLock(folder / LOCK)
 
     @property
     def seconds(self) -> float:
@@ -120,8 +124,16 @@ class SavedRun:
         return previous
 
     def begin(self, trainer: Trainer, resume: bool) -> str:
-        """Restore the trainer from the saved state when resuming; returns a line that says where the run starts."""
+        """Restore the trainer from the saved state when resuming; returns a line that says where the run starts.
+
+        From here to `finish` no other run can begin in this folder.
+
+        Raises:
+            InputError: if another run is using the folder, or the saved state is damaged or from a different run.
+        """
         folder = self.path.parent
+        if processes.is_main():
+            self._acquire_lock()
         if resume and (contents := self.read()):
             try:
                 trainer.load_state_dict(contents["trainer"])
@@ -156,20 +168,60 @@ class SavedRun:
         hidden = None if processes.is_main() else True  # None shows the bar on terminals only
         bar = tqdm(total=trainer.total_batches, initial=trainer.batches_done, unit="batch", disable=hidden)
 
-        def show(phase: str, loss: float, spearman: float) -> None:
+        def show(phase: str, loss: float, score: float) -> None:
             bar.set_description(phase, refresh=False)
-            bar.set_postfix(loss=f"{loss:.3f}", validation=f"{spearman:.4f}", refresh=False)
+            bar.set_postfix(loss=f"{loss:.3f}", validation=f"{score:.4f}", refresh=False)
             bar.update()
             if on_batch:
-                on_batch(phase, loss, spearman)
+                on_batch(phase, loss, score)
 
         trainer.on_batch = show
-        with bar, self.autosave(trainer):
-            return trainer.run()
+        try:
+            with bar, self.autosave(trainer):
+                return trainer.run()
+        except BaseException:
+            self._release_lock()
+            raise
+
+    def save_result(self, out: Path, encoder: SentenceEncoder) -> int:
+        """Write the trained encoder to `out` and return its size in bytes.
+
+        Raises:
+            InputError: if that fails, as on a full disk; the encoder is in the run's folder then, and the message says where.
+        """
+        try:
+            return save_encoder(out, encoder)
+        except OSError as error:
+            reason = f"cannot be written ({(error.strerror or str(error)).lower()})"
+            try:
+                kept = self.path.with_name("best.bin")
+                save_encoder(kept, encoder)
+                place = f"the trained encoder is in {kept}"
+            except OSError:  # the same disk; the state after the last epoch is still there
+                place = "free some space"
+            self._release_lock()
+            raise InputError(f"{reason}; {place}. To finish the run: {self.command}", path=out) from error
 
     def finish(self, summary: str) -> None:
         """Mark the run as finished; only this summary stays in the state file."""
         self._write({"finished": summary})
+        self._release_lock()
+
+    def _acquire_lock(self) -> None:
+        path = Path(self._lock.lock_file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout as error:
+            process = path.read_text(encoding="utf-8").split()[:1]
+            who = f"process {process[0]}" if process else "another process"
+            raise InputError(f"{who} is running in this folder; wait for it or give another --run_dir", path=path.parent) from error
+        path.write_text(f"{os.getpid()}\n", encoding="utf-8")
+
+    def _release_lock(self) -> None:
+        if self._lock.is_locked:
+            Path(self._lock.lock_file).unlink(missing_ok=True)  # first: from then on the file may be another run's
+            self._lock.release()
 
     def _request_stop(self, *_: object) -> None:
         if self._stop_requested and processes.world_size() == 1:  # torchrun forwards Ctrl-C, so that it arrives twice

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.errors import InputError
-from common.files import write_text_atomically
+from common.files import make_readable, write_text_atomically
 from data import PairData
 from evaluation.scores import score_embeddings
 from losses import cosent
@@ -128,9 +130,14 @@ def validate(teacher: Teacher, pairs: PairData) -> float:
 def save_teacher(folder: Path, teacher: Teacher, facts: dict[str, Any]) -> None:
     """Write the fine-tuned backbone as a folder that transformers loads, with `facts` in teacher.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    teacher.model.save_pretrained(folder)
-    teacher.backbone.tokenizer.save_pretrained(folder)
-    write_text_atomically(folder / FACTS, json.dumps({**facts, "max_length": teacher.backbone.max_length}, indent=2) + "\n")
+    with tempfile.TemporaryDirectory(prefix=".teacher.", dir=folder) as temporary:
+        written = Path(temporary)
+        teacher.model.save_pretrained(written)
+        teacher.backbone.tokenizer.save_pretrained(written)
+        write_text_atomically(written / FACTS, json.dumps({**facts, "max_length": teacher.backbone.max_length}, indent=2) + "\n")
+        make_readable(written)
+        for path in sorted(written.iterdir()):
+            os.replace(path, folder / path.name)
 
 
 def read_teacher(folder: Path) -> dict[str, Any]:

@@ -147,7 +147,8 @@ def test_labels_of_another_scale_are_said(tmp_path, run_here):
     assert "labels are read as 0 to 5" in run_here("evaluate.py", "--model", tmp_path / "m.bin", "--data", data).stderr
     five = store_pairs(tmp_path / "five.store", *sides)
     negatives = tmp_path / "n.tsv"
-    assert "are 1 or more and count as matches" in run_here("mine_negatives.py", "--data", five, "--out", negatives, "--num_negatives", "1").stdout
+    mined = run_here("mine_negatives.py", "--data", five, "--out", negatives, "--num_negatives", "1")
+    assert "are 1 or more and count as matches" in mined.stdout
 
 
 def test_scores_are_of_the_cosine():
