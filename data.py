@@ -218,7 +218,8 @@ def sentence_groups(pairs: PairData) -> np.ndarray:
     first, second = same[pairs.first], same[pairs.second]
     n = len(same)
     _, component = connected_components(coo_array((np.ones(len(pairs)), (first, second)), shape=(n, n)), directed=False)
-    return np.unique(component[first], return_inverse=True)[1]
+    _, pair, group = np.unique(component[first], return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(pair))[group]  # numbered by their first pairs: hashes differ with a processor's rounding
 
 
 @dataclass(frozen=True)

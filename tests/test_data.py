@@ -189,3 +189,11 @@ def test_mean_pooling_of_a_store_is_the_mean(make_pairs):
     means = np.stack([store.sentence(i).mean(0) for i in range(20)])
     expected = means / np.linalg.norm(means, axis=1, keepdims=True)
     np.testing.assert_allclose(encode(mean_pooling(8), store, np.arange(20)), expected, atol=1e-6)
+
+
+def test_groups_and_splits_depend_on_which_sentences_are_equal_and_not_on_their_tokens(make_pairs):
+    """On another processor the same text has other rounding in its tokens, and must be split in the same way."""
+    first, second = np.array([0, 2, 4, 0, 6, 8, 9, 11]), np.array([1, 3, 5, 3, 7, 6, 10, 12])
+    assert sentence_groups(make_pairs(first, second)).tolist() == [0, 0, 1, 0, 2, 2, 3, 4]
+    parts = [split_by_groups(make_pairs(first, second, seed=seed), 0.3, seed=0)[1].first.tolist() for seed in range(5)]
+    assert all(part == parts[0] for part in parts)
