@@ -94,7 +94,7 @@ def read_text_pairs(source: str | os.PathLike[str], options: ReadOptions = ReadO
 
     Raises:
         InputError: if it cannot be told which columns are meant, labels contradict their scale, or rows are bad: empty
-            sentences, missing cells, labels that are no numbers. The message lists the first five and counts all.
+            sentences, missing cells, non-numeric labels. The message lists the first five and counts all.
     """
     table, columns = _open(source, options)
     first: list[str] = []
