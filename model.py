@@ -212,9 +212,11 @@ class HybridPooling(nn.Module):
         """`(B, T, D)` and lengths `(B,)`, None without padding, to `(B, D)`."""
         sentences, positions, dim = tokens.shape
         weights = self.token_weights(tokens, lengths)
-        if sentences == 1 or weights.requires_grad:  # fewer calls; and torch 2.3 has no gradient for embedding_bag here
-            by_head = tokens.reshape(sentences, positions, self.heads, dim // self.heads).transpose(1, 2).flatten(0, 1)
-            return torch.bmm(weights.flatten(0, 1).unsqueeze(1), by_head).view(sentences, dim)
+        if sentences == 1:  # a product per head takes fewer calls
+            return torch.bmm(weights.transpose(0, 1), tokens.view(positions, self.heads, -1).transpose(0, 1)).view(1, dim)
+        if weights.requires_grad:  # torch 2.3 has no gradient for embedding_bag here
+            by_head = tokens.reshape(sentences, positions, self.heads, dim // self.heads).transpose(1, 2)
+            return (weights.unsqueeze(2) @ by_head).reshape(sentences, dim)
         # One bag per sentence and head, of that head's dimensions of each token: tokens are read once.
         first_rows = torch.arange(sentences * positions, device=tokens.device).view(sentences, 1, positions) * self.heads
         rows = first_rows + torch.arange(self.heads, device=tokens.device)[:, None]
