@@ -14,10 +14,10 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from timing import goal, rate_rows, ratios, run_script, time_interleaved
 from torch import Tensor
 
+from common.text_tables import markdown
 from data import PairData
 from evaluation.checkpoint import load_encoder
 from model import SentenceEncoder
-from studies.tables import markdown
 from tokens.backbone import Backbone
 
 SENTENCES = 1280

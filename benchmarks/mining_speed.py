@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from timing import goal, median_and_range, peak_memory, run_script
 from torch import Tensor
 
-from studies.tables import markdown
+from common.text_tables import markdown
 
 ANCHORS, DOCUMENTS, DIM = 10_000, 100_000, 256
 MINERS = {"sentence-transformers, mine_hard_negatives": "sentence-transformers", "**this project**": "project"}

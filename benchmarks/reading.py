@@ -15,8 +15,8 @@ import numpy as np
 from loky import get_reusable_executor
 from timing import goal, peak_memory, rate_rows, run_script, time_interleaved
 
+from common.text_tables import markdown
 from data import PairData
-from studies.tables import markdown
 from tokens.dat_files import read_token_files
 from tokens.token_rows import format_token_row
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from timing import goal, peak_memory, rate_rows, run_script
 
-from studies.tables import markdown
+from common.text_tables import markdown
 
 READERS = {"datasets.load_dataset": "datasets", "pandas": "pandas", "**this project**": "project"}
 CHUNK = 50_000  # rows made at a time

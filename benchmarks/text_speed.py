@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from sentence_transformers import SentenceTransformer
 from timing import goal, rate_rows, ratios, time_interleaved
 
+from common.text_tables import markdown
 from data import PairData
-from studies.tables import markdown
 from text import TextEncoder
 from tokens.backbone import source_of
 

@@ -19,8 +19,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from common.cli import make_parser
+from common.text_tables import markdown
 from data import PairData, open_pairs
-from studies.tables import markdown
 from tokens.backbone import DEFAULT_BACKBONE, source_of
 from training import processes
 from training.objective import BatchEmbeddings, phase_loss

@@ -104,6 +104,38 @@ def average_precision(similarities: np.ndarray, is_match: np.ndarray) -> float:
     return float(average_precision_score(is_match, similarities)) if np.any(is_match) else 0.0
 
 
+def best_threshold(similarities: np.ndarray, is_match: np.ndarray) -> tuple[float, float]:
+    """The similarity that splits n pairs best into matches, at or above it, and others.
+
+    It lies midway between neighbouring similarities, above all of them if nothing is better called a match, and is the highest
+    of equally good ones. Source: sentence-transformers' `BinaryClassificationEvaluator.find_best_acc_and_threshold`.
+
+    Args:
+        similarities: `(n,)`, at least one.
+        is_match: `(n,)`, bool.
+
+    Returns:
+        The threshold and its accuracy, the share of pairs on the right side, 0 to 1.
+    """
+    order = np.argsort(-np.asarray(similarities, np.float64), kind="stable")
+    ranked, matches = np.asarray(similarities, np.float64)[order], np.asarray(is_match, bool)[order]
+    n = len(ranked)
+    # Entry k is about calling the k most similar pairs matches; equal similarities cannot be told apart.
+    matches_above = np.concatenate([[0], np.cumsum(matches)])
+    others_below = (~matches).sum() - (np.arange(n + 1) - matches_above)
+    splits = np.concatenate([[True], ranked[:-1] > ranked[1:], [True]])
+    right = np.where(splits, matches_above + others_below, -1)
+    k = int(right.argmax())
+    if k == 0:
+        threshold = np.nextafter(ranked[0], np.inf)
+    elif k == n:
+        threshold = ranked[-1]
+    else:
+        middle = (ranked[k - 1] + ranked[k]) / 2
+        threshold = middle if middle > ranked[k] else ranked[k - 1]  # rounding must not move it to the pairs below
+    return float(threshold), float(right[k] / n)
+
+
 def triplet_accuracy(positive: np.ndarray, negative: np.ndarray, margin: float = 0.0) -> float:
     """Share of n triplets in which the anchor's similarity `(n,)` to the positive exceeds that to the negative by a margin."""
     return float(np.mean(np.asarray(positive) > np.asarray(negative) + margin))

@@ -1,30 +1,41 @@
-"""Scores of an encoder on pairs, with labels or without, compared with mean pooling of the same tokens."""
+"""Scores of encoders on pairs, with labels or without: your own, mean pooling of the same tokens, and the backbone as sold."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from common.text_tables import text_table
 from data import PairData
-from evaluation.calibration import Calibration
 from evaluation.encoding import encode, encode_pairs
 from evaluation.metrics import mae, mse, pearson, spearman, triplet_accuracy
-from model import SentenceEncoder, mean_pooling
+from model import SentenceEncoder
 from tokens.text_pairs import MAX_LABEL
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Correlations of an encoder's cosines with labels, errors of the cosines against label / 5, and the number of pairs."""
+    """How well an encoder's cosines agree with labels.
+
+    Attributes:
+        spearman: rank correlation of cosines and labels, -1 to 1.
+        pearson: their linear correlation, -1 to 1.
+        mse: mean squared error of the cosines against label / 5.
+        mae: mean absolute error of the same.
+        unrelated: mean cosine of the first sentence of each pair and the second sentence of the next pair, after the last pair
+            of the first one. In a file sorted by source these are sentences of the same kind of text, so it is a stricter test
+            than sentences drawn at random. NaN for a single pair.
+        pairs: n.
+    """
 
     spearman: float
     pearson: float
     mse: float
     mae: float
+    unrelated: float
     pairs: int
 
 
@@ -44,12 +55,20 @@ class RankingScores:
     pairs: int
 
 
-METRICS = {"spearman": "Spearman", "triplet_accuracy": "triplet accuracy", "mrr": "MRR@10"}
+METRICS = {"spearman": "Spearman", "mse": "error", "triplet_accuracy": "triplet accuracy", "mrr": "MRR@10"}
 
 
 def selection_metric(pairs: PairData) -> str:
     """The score that chooses the best weights on pairs: Spearman with labels, else triplet accuracy or, without negatives, MRR."""
     return "spearman" if pairs.has_labels else "mrr" if pairs.negatives is None else "triplet_accuracy"
+
+
+def worse_scores(scores: Scores | RankingScores, baseline: Scores | RankingScores, metric: str) -> list[str]:
+    """The names of the scores that are worse than the baseline's, or NaN: `metric`, and with labels the error of the cosines."""
+    worse = [] if getattr(scores, metric) >= getattr(baseline, metric) else [metric]
+    if isinstance(scores, Scores) and isinstance(baseline, Scores) and not scores.mse <= baseline.mse:
+        worse.append("mse")
+    return worse
 
 
 def score(
@@ -97,6 +116,7 @@ def score_embeddings(first: torch.Tensor, second: torch.Tensor, labels: np.ndarr
         pearson=pearson(cosine, labels),
         mse=mse(cosine, similarity),
         mae=mae(cosine, similarity),
+        unrelated=float(cosines(first, second.roll(-1, 0)).mean(dtype=np.float64)) if len(labels) > 1 else float("nan"),
         pairs=len(labels),
     )
 
@@ -112,42 +132,4 @@ def score_table(columns: Mapping[str, Mapping[str, float | int]]) -> str:
     for name in next(iter(columns.values())):
         values = (scores[name] for scores in columns.values())
         lines.append([name, *(f"{value:.4f}" if isinstance(value, float) else f"{value:,}" for value in values)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))])
-        for name, *cells in lines
-    )
-
-
-def compare(
-    encoder: SentenceEncoder, pairs: PairData, validation: PairData | None = None
-) -> tuple[dict[str, dict[str, float | int]], dict[str, np.ndarray]]:
-    """Score mean pooling and an encoder on the same pairs.
-
-    Args:
-        encoder: the encoder.
-        pairs: pairs to score on.
-        validation: other pairs, to calibrate cosines to labels.
-
-    Returns:
-        Scores, size and speed (distinct sentences per second) by "mean pooling" and "encoder", and by the same names the
-        predicted labels `(n,)`, 0-5, if there are validation pairs.
-    """
-    results, predictions = {}, {}
-    baseline = mean_pooling(pairs.tokens.dim)
-    encode_pairs(baseline, pairs)  # fills the page cache, so that neither timing includes disk reads
-    distinct = len(np.unique(pairs.tokens.digests[np.concatenate([pairs.first, pairs.second])]))
-    for name, candidate in (("mean pooling", baseline), ("encoder", encoder)):
-        start = time.perf_counter()
-        first, second = encode_pairs(candidate, pairs)
-        seconds = time.perf_counter() - start
-        scores: dict[str, float | int] = asdict(score(candidate, pairs, (first, second)))
-        if validation is not None and pairs.has_labels and validation.has_labels:
-            calibration = Calibration(cosines(*encode_pairs(candidate, validation)), validation.labels)
-            predicted = predictions[name] = calibration.predict(cosines(first, second))
-            scores |= {"mse of label": mse(predicted, pairs.labels), "mae of label": mae(predicted, pairs.labels)}
-        scores["output dim"] = candidate.config.output_dim
-        scores["parameters"] = sum(parameter.numel() for parameter in candidate.parameters())
-        scores["sentences/s"] = round(distinct / seconds)
-        results[name] = scores
-    return results, predictions
+    return text_table(lines)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
+from common.text_tables import markdown
 from data import PairData, open_pairs
 from evaluation.checkpoint import load_encoder
 from evaluation.encoding import encode_pairs
@@ -17,7 +18,7 @@ from evaluation.metrics import spearman
 from evaluation.quantization import bit_similarity, from_int8, int8_range, to_bits, to_int8, truncate
 from studies.figures import draw_losses, draw_sizes
 from studies.runs import Run
-from studies.tables import BASELINE, ENCODER, PARTS, markdown, mean_and_deviation
+from studies.tables import BASELINE, ENCODER, PARTS, mean_and_deviation
 
 PUBLISHED, PRINCIPAL, COMPRESS, NESTED = "published", "principal components", "compress", "nested"  # arms of the study
 PUBLISHED_SPEARMAN = {0: "0.775", 0.5: "0.8145-0.8185", 0.75: "0.8145-0.8185", 1.0: "", 3.0: "0.762"}  # STS-B, by noise_alpha

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from common.files import write_csv_atomically
+from common.text_tables import markdown
+from evaluation.comparison import BASELINE, ENCODER
 
 PARTS = ("validation", "test")
-BASELINE, ENCODER = "mean pooling", "encoder"
 TITLES = {
     "spearman": "Spearman",
     "pearson": "Pearson",
@@ -70,9 +71,3 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     """Mean and, of more than one value, standard deviation."""
     deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.4f}{deviation}"
-
-
-def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -69,7 +69,7 @@ def test_every_example_with_text_runs(tmp_path, monkeypatch, capsys):
     assert picture and (tmp_path / "explanation.png").exists() and "(128,)" in projected
     assert "tensor([[0." in exported
     run_command("python evaluate.py --data test.csv --json", monkeypatch)
-    figures = json.loads(capsys.readouterr().out)["encoder"]
+    figures = json.loads(capsys.readouterr().out)["data"]["test.csv"]["encoder"]
     assert ast.literal_eval(evaluator)["spearman_cosine"] == pytest.approx(figures["spearman"], abs=1e-4)
     (command,) = re.findall("^python visualize_tsne.py .*--html.*$", TEXT["training.md"], flags=re.MULTILINE)
     run_command(command, monkeypatch)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import logging
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -166,6 +168,31 @@ def source_of(name: str) -> str:
     if spec is None or spec.origin is None:
         return f"sentence-transformers/{name}"
     return str(Path(spec.origin).parent / "model")
+
+
+def is_sold_with_mean_pooling(name: str) -> bool:
+    """Whether the sentence embeddings that a backbone itself gives are known to be the mean of its last layer, up to scaling.
+
+    It is known of the default backbone, and of a local folder that sentence-transformers wrote: nothing but a transformer, mean
+    pooling and scaling to unit length, and no prompt in front of the text.
+    """
+    if name == DEFAULT_BACKBONE:
+        return True
+    try:
+        modules = {module["type"].split(".")[-1]: module for module in _read_json(Path(name, "modules.json"))}
+        pooling = _read_json(Path(name, modules["Pooling"]["path"], "config.json"))
+        settings = Path(name, "config_sentence_transformers.json")
+        prompt = _read_json(settings).get("default_prompt_name") if settings.exists() else None
+        own_code = [module for module in modules.values() if not module["type"].startswith("sentence_transformers.")]
+        older = [key for key, chosen in pooling.items() if key.startswith("pooling_mode_") and chosen]  # until version 5
+        is_mean = pooling.get("pooling_mode", older) in ("mean", ["mean"], ["pooling_mode_mean_tokens"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return is_mean and not own_code and prompt is None and modules.keys() <= {"Transformer", "Pooling", "Normalize"}
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _import_transformers():  # type: ignore[no-untyped-def]

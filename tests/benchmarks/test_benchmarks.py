@@ -9,9 +9,9 @@ import pytest
 import torch
 from conftest import ROOT, learnable_pairs, random_sentences, store_pairs
 
+from common.text_tables import markdown
 from data import open_pairs
 from model import EncoderConfig, SentenceEncoder
-from studies.tables import markdown
 from tokens.text_pairs import read_text_pairs
 from training.recipe import LossTerm, Phase, Recipe
 

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+import shlex
 import subprocess
 import sys
 import zipfile
 from collections import Counter
+from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, last_line, learnable_pairs, store_pairs
 from scipy.optimize import isotonic_regression
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
+import evaluate
 from common.errors import InputError
-from data import open_pairs
+from data import PairData, open_pairs
+from evaluation import comparison
 from evaluation.checkpoint import load_encoder, save_encoder
+from evaluation.comparison import Evaluation, backbone_as_sold
 from evaluation.encoding import encode_pairs
-from evaluation.scores import cosines, score
+from evaluation.scores import cosines, score, score_embeddings
 from model import EncoderConfig, SentenceEncoder, get_model, mean_pooling
+from tokens.backbone import DEFAULT_BACKBONE, is_sold_with_mean_pooling, source_of
 from tokens.text_pairs import read_text_pairs
+from tokens.text_store import BackboneSettings, text_store
+from tokens.token_store import create_store, pack_json
 
 
 @pytest.fixture
@@ -34,20 +47,146 @@ def files(tmp_path) -> tuple[Path, Path]:
     return tmp_path / "model.bin", store_pairs(tmp_path / "x.store", *learnable_pairs(np.random.default_rng(0), 80))
 
 
+def figures_of(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """The JSON that evaluate.py printed, which is JSON for every reader: without NaN."""
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout, parse_constant=pytest.fail)
+
+
+def cells_of(printed: str) -> list[list[str]]:
+    """The cells of printed tables and lines; columns are two or more spaces apart, and a line may start with an empty one."""
+    return [re.split(r" {2,}", line.rstrip()) for line in printed.splitlines()]
+
+
+def without_labels(path: Path, n: int, seed: int = 0, *, n_negatives: int = 0) -> Path:
+    """A pair store of learnable pairs without labels, as prepare_data.py makes it; negatives are other pairs' sentences."""
+    sentences, first, second, labels = learnable_pairs(np.random.default_rng(seed), n)
+    with create_store(path, 32) as writer:
+        for tokens in sentences:
+            writer.append(tokens)
+        extra = {"first": first, "second": second, "labels": np.full_like(labels, 5)}
+        extra["sentences"] = pack_json([""] * len(sentences))
+        extra["reading"] = pack_json({"has_labels": False, "scale": "", "skipped": 0})
+        if n_negatives:
+            extra["negatives"] = np.stack([np.roll(second, shift + 1) for shift in range(n_negatives)], axis=1)
+        writer.finish(extra, {})
+    return path
+
+
 def test_evaluate_prints_a_table_and_json_with_the_same_figures(files, run_here):
     model, data = files
-    table = run_here("evaluate.py", "--model", model, "--data", data).stdout
-    figures = json.loads(run_here("evaluate.py", "--model", model, "--data", data, "--json").stdout)
-    expected = {
-        "mean pooling": score(mean_pooling(32), open_pairs([data])),
-        "encoder": score(load_encoder(model), open_pairs([data])),
-    }
-    for name, scores in expected.items():
-        for metric in ("spearman", "pearson", "mse", "mae"):
-            assert figures[name][metric] == pytest.approx(getattr(scores, metric), abs=1e-6)
-            assert f"{figures[name][metric]:.4f}" in table
-        assert figures[name]["pairs"] == 80 and figures[name]["sentences/s"] > 0
+    table = cells_of(run_here("evaluate.py", "--model", model, "--data", data).stdout)
+    figures = figures_of(run_here("evaluate.py", "--model", model, "--data", data, "--json"))
+    assert table[0] == ["data", "encoder", "pairs", "Spearman", "Pearson", "error", "unrelated"]
+    assert figures["data"].keys() == {"x.store"} and figures["data"]["x.store"].keys() == {"mean pooling", "encoder"}
+    encoders = {"mean pooling": mean_pooling(32), "encoder": load_encoder(model)}
+    for line, first_cell, (name, encoder) in zip(table[1:], ("x.store", ""), encoders.items(), strict=False):
+        expected, own = score(encoder, open_pairs([data])), figures["data"]["x.store"][name]
+        for metric in ("spearman", "pearson", "mse", "mae", "unrelated"):
+            assert own[metric] == pytest.approx(getattr(expected, metric), abs=1e-6)
+        shown = [f"{own[metric]:.4f}" for metric in ("spearman", "pearson", "mse", "unrelated")]
+        assert line == [first_cell, name, "80", *shown] and own["pairs"] == 80
+        cost = figures["encoders"][name]
+        assert cost["output dim"] == encoder.config.output_dim and cost["sentences/s"] > 0
+        assert cost["parameters"] == sum(parameter.numel() for parameter in encoder.parameters())
+    assert [line[0].split(":")[0] for line in table[4:]] == ["mean pooling", "encoder", str(model)]
     assert figures["bytes"] == model.stat().st_size
+
+
+def test_unrelated_sentences_are_a_first_one_and_the_next_pairs_second():
+    first, second = (torch.nn.functional.normalize(torch.randn(7, 5), dim=1) for _ in "ab")
+    expected = np.mean([float(first[i] @ second[(i + 1) % 7]) for i in range(7)])
+    labels = np.arange(7, dtype=np.float32)
+    assert score_embeddings(first, second, labels).unrelated == pytest.approx(expected, abs=1e-6)
+    assert np.isnan(score_embeddings(first[:1], second[:1], labels[:1]).unrelated)
+
+
+def test_a_single_pair_has_no_unrelated_sentences(files, tmp_path, run_here):
+    data = store_pairs(tmp_path / "one.store", *learnable_pairs(np.random.default_rng(0), 1))
+    arguments = ("--model", files[0], "--data", data, "--meaning")
+    figures = figures_of(run_here("evaluate.py", *arguments, "--json"))
+    assert figures["data"]["one.store"]["encoder"]["unrelated"] is None
+    assert figures["meaning"]["unrelated"]["encoder"] == {"pairs": 0, "mean cosine": None}
+    assert "nan" not in run_here("evaluate.py", *arguments).stdout
+
+
+def test_several_data_sets_are_rows_of_one_table_with_their_means_last(files, tmp_path, run_here):
+    """Data sets without labels have a table of their own."""
+    model, sets = files[0], {}
+    for seed, name in enumerate(("a/test.store", "b/test.store", "dev.store")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        sets[name] = store_pairs(tmp_path / name, *learnable_pairs(np.random.default_rng(seed), 40 + seed))
+    unlabelled = {"plain.store": without_labels(tmp_path / "plain.store", 30)}
+    unlabelled["hard.store"] = without_labels(tmp_path / "hard.store", 30, n_negatives=2)
+    arguments = ("--model", model, "--data", *sets.values(), *unlabelled.values())
+    figures = figures_of(run_here("evaluate.py", *arguments, "--json"))
+    assert list(figures["data"]) == [*sets, *unlabelled]
+    encoders = {"mean pooling": mean_pooling(32), "encoder": load_encoder(model)}
+    for name, path in (sets | unlabelled).items():
+        for who, encoder in encoders.items():
+            for metric, value in asdict(score(encoder, open_pairs([path]))).items():
+                found = figures["data"][name][who][metric]
+                assert found is None if np.isnan(value) else found == pytest.approx(value, abs=1e-6)
+    for who, means in figures["mean"].items():
+        assert means.keys() == {"spearman", "pearson", "mse", "mae", "unrelated"}
+        for metric, value in means.items():
+            assert value == pytest.approx(np.mean([figures["data"][name][who][metric] for name in sets]), abs=1e-12)
+    printed = run_here("evaluate.py", *arguments).stdout
+    table, title, ranking, _ = printed.split("\n\n")
+    lines = cells_of(table)[1:]
+    assert [line[:2] for line in lines] == [
+        [name, who] for data in (*sets, "mean") for name, who in zip((data, ""), encoders, strict=True)
+    ]
+    shown = [f"{figures['mean']['encoder'][metric]:.4f}" for metric in ("spearman", "pearson", "mse", "unrelated")]
+    assert lines[-1] == ["", "encoder", *shown]
+    assert title == "Pairs without labels"
+    header, *lines = cells_of(ranking)
+    assert header == ["data", "encoder", "pairs", "MRR@10", "triplet accuracy"]
+    plain, hard = (figures["data"][name]["mean pooling"] for name in unlabelled)
+    assert lines[0] == ["plain.store", "mean pooling", "30", f"{plain['mrr']:.4f}"]  # no negatives, no accuracy
+    assert lines[2] == ["hard.store", "mean pooling", "30", f"{hard['mrr']:.4f}", f"{hard['triplet_accuracy']:.4f}"]
+
+
+def test_the_means_are_over_data_sets_that_all_have_the_score():
+    scores = [{"a": {"spearman": 0.2, "pairs": 3, "accuracy": 1.0}, "b": {"spearman": 1.0}}, {"a": {"spearman": 0.4, "pairs": 5}}]
+    assert comparison.mean_scores(scores) == {"a": {"spearman": pytest.approx(0.3)}}
+
+
+def test_data_sets_have_the_shortest_names_that_tell_them_apart():
+    paths = ["x/a/test.csv", "x/b/test.csv", "f/1.dat", "dev.csv", "f/2.dat.gz", "hf:org/name:test", "f/3.dat", "f/4.dat"]
+    dat_files = ["f/1.dat", "f/2.dat.gz", "f/3.dat", "f/4.dat"]
+    assert evaluate.group_by_data_set(paths) == {
+        "a/test.csv": ["x/a/test.csv"],
+        "b/test.csv": ["x/b/test.csv"],
+        "f": dat_files,
+        "dev.csv": ["dev.csv"],
+        "name:test": ["hf:org/name:test"],
+    }
+    assert evaluate.group_by_data_set(["/test.csv", "/b/test.csv"]) == {"/test.csv": ["/test.csv"], "b/test.csv": ["/b/test.csv"]}
+    for paths in (["test.csv", "x/../test.csv"], [*dat_files, "f"]):
+        with pytest.raises(InputError, match="is given twice"):
+            evaluate.group_by_data_set(paths)
+
+
+def test_the_challenges_files_are_one_data_set_next_to_others(challenge, tmp_path, run_here):
+    save_encoder(tmp_path / "model.bin", SentenceEncoder(EncoderConfig(output_dim=8)))
+    other = store_pairs(tmp_path / "x.store", *learnable_pairs(np.random.default_rng(0), 20, dim=768))
+    paths = sorted(challenge.glob("*.dat"))
+    result = run_here("evaluate.py", "--model", tmp_path / "model.bin", "--data", *paths[:2], other, *paths[2:], "--json")
+    figures = figures_of(result)["data"]
+    assert {name: scores["encoder"]["pairs"] for name, scores in figures.items()} == {"challenge": 12, "x.store": 20}
+    expected = score(load_encoder(tmp_path / "model.bin"), open_pairs([challenge]))
+    assert figures["challenge"]["encoder"]["spearman"] == pytest.approx(expected.spearman, abs=1e-6)
+
+
+def test_an_error_names_the_data_set(files, tmp_path, run_here):
+    model, data = files
+    narrow = store_pairs(tmp_path / "narrow.store", *learnable_pairs(np.random.default_rng(0), 20, dim=16))
+    for bad in (narrow, tmp_path / "nowhere.csv"):
+        assert last_line(run_here("evaluate.py", "--model", model, "--data", data, bad)).startswith(f"error: {bad}: ")
+        assert last_line(run_here("evaluate.py", "--model", model, "--data", data, "--validation", bad)).startswith(
+            f"error: {bad}: "
+        )
 
 
 def test_evaluate_fits_labels_on_the_validation_pairs(files, tmp_path, run_here):
@@ -55,24 +194,199 @@ def test_evaluate_fits_labels_on_the_validation_pairs(files, tmp_path, run_here)
     model, data = files
     other = store_pairs(tmp_path / "other.store", *learnable_pairs(np.random.default_rng(1), 90))
     plot = tmp_path / "plot.png"
-    result = run_here("evaluate.py", "--model", model, "--data", data, "--validation", other, "--plot", plot, "--json")
-    figures = json.loads(result.stdout)
+    arguments = ("--model", model, "--data", data, "--validation", other, "--plot", plot)
+    figures = figures_of(run_here("evaluate.py", *arguments, "--json"))["data"]["x.store"]
+    header, *lines = cells_of(run_here("evaluate.py", *arguments).stdout)
     test, validation = open_pairs([data]), open_pairs([other])
-    for name, encoder in (("mean pooling", mean_pooling(32)), ("encoder", load_encoder(model))):
+    for line, (name, encoder) in zip(lines, (("mean pooling", mean_pooling(32)), ("encoder", load_encoder(model))), strict=False):
         x, new = (cosines(*encode_pairs(encoder, pairs)).astype(np.float64) for pairs in (validation, test))
         order = np.argsort(x)
         fitted = isotonic_regression(validation.labels[order].astype(np.float64)).x
         error = np.interp(new, x[order], np.clip(fitted, 0, 5)) - test.labels
         assert figures[name]["mse of label"] == pytest.approx(np.mean(error**2), rel=1e-4)
         assert figures[name]["mae of label"] == pytest.approx(np.mean(abs(error)), rel=1e-4)
+        assert (header[-1], line[-1]) == ("label MAE", f"{figures[name]['mae of label']:.4f}")
     assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_a_plot_of_predictions_needs_validation_pairs(files, tmp_path, run_here):
+def test_a_plot_of_predictions_needs_labelled_pairs_to_calibrate_on_and_one_data_set(files, tmp_path, run_here):
     model, data = files
-    result = run_here("evaluate.py", "--model", model, "--data", data, "--plot", tmp_path / "plot.png")
-    assert "give --validation" in last_line(result)
+    plain = without_labels(tmp_path / "plain.store", 30)
+    refused = {
+        ("--data", data): "give --validation",
+        ("--data", data, plain, "--validation", data): "--plot draws one data set, expected one in --data, not 2",
+        ("--data", plain, "--validation", data): "--plot needs pairs with labels, and those of --data have none",
+        ("--data", data, "--validation", plain): "--plot needs pairs with labels, and those of --validation have none",
+    }
+    for arguments, message in refused.items():
+        assert message in last_line(run_here("evaluate.py", "--model", model, *arguments, "--plot", tmp_path / "plot.png"))
     assert not (tmp_path / "plot.png").exists()
+
+
+def test_pairs_that_match_or_not_have_a_threshold_and_an_accuracy(files, tmp_path, run_here):
+    sentences, first, second, labels = learnable_pairs(np.random.default_rng(2), 60)
+    matches = store_pairs(tmp_path / "matches.store", sentences, first, second, np.where(labels > 2.5, 5, 0).astype(np.float32))
+    arguments = ("--model", files[0], "--data", files[1], matches)
+    figures = figures_of(run_here("evaluate.py", *arguments, "--json"))["data"]
+    header, *lines = cells_of(run_here("evaluate.py", *arguments).stdout)
+    assert header[-3:] == ["unrelated", "threshold", "accuracy"] and len(lines[0]) == len(header) - 2
+    assert "threshold" not in figures["x.store"]["encoder"]
+    for line, (name, encoder) in zip(
+        lines[2:], (("mean pooling", mean_pooling(32)), ("encoder", load_encoder(files[0]))), strict=False
+    ):
+        cosine, own = cosines(*encode_pairs(encoder, open_pairs([matches]))), figures["matches.store"][name]
+        right = [np.mean((cosine >= threshold) == (labels > 2.5)) for threshold in [*cosine, 2]]
+        assert own["accuracy"] == pytest.approx(max(right)) and own["accuracy"] > 0.6
+        assert np.mean((cosine >= own["threshold"]) == (labels > 2.5)) == pytest.approx(max(right))
+        assert line[-2:] == [f"{own['threshold']:.4f}", f"{own['accuracy']:.4f}"] and own["spearman"] > 0.2
+
+
+def test_the_meaning_of_cosines_is_the_labels_of_the_pairs_in_each_range(files, tmp_path, run_here):
+    model, data = files
+    other = store_pairs(tmp_path / "other.store", *learnable_pairs(np.random.default_rng(3), 50))
+    arguments = ("--model", model, "--data", data, without_labels(tmp_path / "plain.store", 30), other, "--meaning")
+    figures = figures_of(run_here("evaluate.py", *arguments, "--json"))
+    printed = run_here("evaluate.py", *arguments).stdout
+    header, *lines = cells_of(printed.split("of pairs by their cosine\n\n")[1].split("\n\n")[0])
+    assert header == ["cosine", "mean pooling: pairs", "label", "encoder: pairs", "label"]
+    limits = np.array([-1.1, 0, 0.2, 0.4, 0.6, 0.8, 1.1])
+    both, n_shown = [open_pairs([data]), open_pairs([other])], 0
+    labels = np.concatenate([pairs.labels for pairs in both])
+    for column, (who, encoder) in enumerate((("mean pooling", mean_pooling(32)), ("encoder", load_encoder(model)))):
+        place = np.digitize(np.concatenate([cosines(*encode_pairs(encoder, pairs)) for pairs in both]), limits) - 1
+        for number, (name, line) in enumerate(zip(list(figures["meaning"])[:-1], lines, strict=False)):
+            inside, own = labels[place == number], figures["meaning"][name][who]
+            assert own["pairs"] == len(inside) and line[0] == name
+            if len(inside):
+                assert own["mean label"] == pytest.approx(inside.mean(), rel=1e-5)
+                assert own["standard deviation"] == pytest.approx(inside.std(), rel=1e-4, abs=1e-6)
+                assert f"{own['mean label']:.2f} ± {own['standard deviation']:.2f}" in line
+                n_shown += 1
+        unrelated = [figures["data"][name][who]["unrelated"] for name in ("x.store", "other.store")]
+        mean = (80 * unrelated[0] + 50 * unrelated[1]) / 130
+        assert figures["meaning"]["unrelated"][who] == {"pairs": 130, "mean cosine": pytest.approx(mean)}
+        assert lines[-1][0] == "unrelated sentences" and lines[-1][2 + 2 * column] == f"cosine {mean:.2f}"
+    assert n_shown > 6
+    assert "--meaning needs pairs with labels" in last_line(
+        run_here("evaluate.py", "--model", model, "--data", tmp_path / "plain.store", "--meaning")
+    )
+
+
+def test_each_cosine_is_in_one_range_and_one_that_is_not_finite_in_none():
+    cosine = np.array([-1, -1e-9, 0, 0.2, 0.4, 0.6, 0.8, 1, 1 + 1e-7, np.nan], np.float32)
+    data = comparison.DataSet("", np.arange(10, dtype=np.float32), True, {})
+    for who in ("mean pooling", "encoder"):
+        data.evaluations[who] = Evaluation({"pairs": 10, "unrelated": 0.5}, cosine, None, 8, 0, 10, 1.0)
+    table = comparison.meaning([data])
+    assert [by_encoder["encoder"]["pairs"] for name, by_encoder in table.items() if name != "unrelated"] == [2, 1, 1, 1, 1, 3]
+    assert table["0.8 to 1"]["encoder"]["mean label"] == 7
+
+
+def test_evaluate_writes_its_tables_as_markdown(files, tmp_path, run_here):
+    model, data = files
+    out = tmp_path / "new" / "scores.md"
+    arguments = ("--model", model, "--data", data, without_labels(tmp_path / "my plain.store", 30), "--meaning", "--out", out)
+    printed = run_here("evaluate.py", *arguments).stdout
+    first_line, *lines = out.read_text(encoding="utf-8").splitlines()
+    assert first_line == f"`{shlex.join(['python', 'evaluate.py', *map(str, arguments)])}`"
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
+    ours = [[cell for cell in row if cell] for row in rows if row[0] != "---"]
+    shown = [[cell for cell in line if cell] for line in cells_of(printed) if len(line) > 2]
+    assert len(ours) == 3 + 3 + 8 and ours == shown
+    titles = ["## Pairs without labels", "## What a cosine means: the labels, 0-5, of pairs by their cosine"]
+    assert [line for line in lines if line[:1] == "#"] == titles and printed.endswith(f"{out}: the tables as Markdown\n")
+
+
+SOLD = ["A man plays a guitar.", "Somebody makes music in the park while it rains.", "", "Stocks fell.", "Two dogs run."]
+
+
+def store_of(folder: Path, settings: BackboneSettings) -> PairData:
+    """Pairs of neighbouring sentences of SOLD with the tokens of a backbone."""
+    (folder / "sold.tsv").write_text("".join(f"{a or '.'}\t{b or '.'}\t{i}\n" for i, (a, b) in enumerate(pairwise(SOLD))))
+    text_store(folder / "sold.tsv", settings, store_path=folder / "sold.store")
+    return open_pairs([folder / "sold.store"])
+
+
+def sold_embeddings(folder: str, pairs: PairData) -> tuple[np.ndarray, np.ndarray]:
+    """What sentence-transformers gives for the sentences of pairs, at unit length."""
+    model, text = SentenceTransformer(folder, device="cpu"), pairs.text()
+    return model.encode(text.first, normalize_embeddings=True), model.encode(text.second, normalize_embeddings=True)
+
+
+TOKENS_OF_LAST_LAYER = [(None, False), ("-1, 2", False), ("word,-1,0", False), ("-1", False), (None, True)]
+
+
+@pytest.mark.parametrize(("layers", "pooled"), TOKENS_OF_LAST_LAYER)
+def test_the_default_backbone_as_sold_is_what_sentence_transformers_gives(layers, pooled, tmp_path):
+    pairs = store_of(tmp_path, BackboneSettings(layers=layers, pooled=pooled))
+    ((name, encoder),) = backbone_as_sold(pairs.tokens).items()
+    assert name == "all-MiniLM-L6-v2, as sold" and encoder.config.output_dim == 384
+    for ours, theirs in zip(encode_pairs(encoder, pairs), sold_embeddings(source_of(DEFAULT_BACKBONE), pairs), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_evaluate_shows_the_backbone_as_sold_where_it_is_known(tmp_path, run_here):
+    pairs = store_of(tmp_path, BackboneSettings())
+    save_encoder(tmp_path / "model.bin", SentenceEncoder(EncoderConfig(output_dim=8)))
+    figures = figures_of(run_here("evaluate.py", "--model", tmp_path / "model.bin", "--data", tmp_path / "sold.store", "--json"))
+    first, second = sold_embeddings(source_of(DEFAULT_BACKBONE), pairs)
+    own = figures["data"]["sold.store"]["all-MiniLM-L6-v2, as sold"]
+    assert own["pearson"] == pytest.approx(np.corrcoef((first * second).sum(1), pairs.labels)[0, 1], abs=1e-5)
+    assert figures["encoders"]["all-MiniLM-L6-v2, as sold"].items() >= {"output dim": 384, "parameters": 0}.items()
+    lines = cells_of(run_here("evaluate.py", "--model", tmp_path / "model.bin", "--data", tmp_path / "sold.store").stdout)
+    assert [line[1] for line in lines[1:4]] == ["mean pooling", "encoder", "all-MiniLM-L6-v2, as sold"]
+    for description in ({"layers": "2"}, {"layers": "-1,word", "backbone": "no/such-backbone"}, {"backbone": None}):
+        tokens = replace(pairs.tokens, description={**pairs.tokens.description, **description})
+        assert backbone_as_sold(tokens) == {}
+
+
+def sold_folder(folder: Path, bert: Path, mode: str | tuple[str, ...], *last: torch.nn.Module, prompt: str | None = None) -> str:
+    """A folder that sentence-transformers writes for a backbone."""
+    modules = [Transformer(str(bert)), Pooling(16, pooling_mode=mode), *last]
+    prompts = {"prompts": {"query": "the cat "}, "default_prompt_name": prompt} if prompt else {}
+    SentenceTransformer(modules=modules, device="cpu", **prompts).save_pretrained(str(folder), create_model_card=False)
+    return str(folder)
+
+
+def test_a_folder_is_known_to_be_sold_with_mean_pooling_if_it_says_so(tiny_bert, tmp_path):
+    known = {
+        sold_folder(tmp_path / "plain", tiny_bert, "mean"): True,
+        sold_folder(tmp_path / "unit", tiny_bert, "mean", Normalize()): True,
+        sold_folder(tmp_path / "cls", tiny_bert, "cls"): False,
+        sold_folder(tmp_path / "two", tiny_bert, ("mean", "max")): False,
+        sold_folder(tmp_path / "dense", tiny_bert, "mean", Dense(16, 16)): False,
+        sold_folder(tmp_path / "prompt", tiny_bert, "mean", prompt="query"): False,
+        str(tiny_bert): False,
+        str(tmp_path / "nowhere"): False,
+        "sentence-transformers/some-model": False,
+        DEFAULT_BACKBONE: True,
+    }
+    assert {name: is_sold_with_mean_pooling(name) for name in known} == known
+    config, modules = tmp_path / "plain" / "1_Pooling" / "config.json", tmp_path / "plain" / "modules.json"
+    for older, expected in (
+        ({"mean_tokens": True}, True),
+        ({"mean_tokens": True, "max_tokens": True}, False),
+        ({"cls_token": True}, False),
+    ):
+        chosen = {f"pooling_mode_{mode}": older.get(mode, False) for mode in ("cls_token", "mean_tokens", "max_tokens")}
+        config.write_text(json.dumps({"word_embedding_dimension": 16} | chosen))
+        assert is_sold_with_mean_pooling(str(tmp_path / "plain")) == expected
+    for damaged in ("[]", "{", "3", '{"pooling_mode": 1}'):
+        config.write_text(damaged)
+        assert not is_sold_with_mean_pooling(str(tmp_path / "plain"))
+    config.write_text('{"pooling_mode": "mean"}')
+    assert is_sold_with_mean_pooling(str(tmp_path / "plain"))
+    modules.write_text(modules.read_text().replace('"sentence_transformers.base', '"own_code'))
+    assert not is_sold_with_mean_pooling(str(tmp_path / "plain"))
+
+
+def test_a_folder_as_sold_is_what_sentence_transformers_gives(tiny_bert, tmp_path):
+    folder = sold_folder(tmp_path / "mine", tiny_bert, "mean")
+    pairs = store_of(tmp_path, BackboneSettings(folder, "0,-1,2"))
+    ((name, encoder),) = backbone_as_sold(pairs.tokens).items()
+    assert name == "mine, as sold"
+    for ours, theirs in zip(encode_pairs(encoder, pairs), sold_embeddings(folder, pairs), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 OUTPUTS = {
@@ -108,6 +422,7 @@ def test_what_cannot_be_written_is_refused_before_the_work_and_nothing_is_replac
         "prepare_data.py DATA --out OUT",
         "mine_negatives.py --data DATA --out OUT.tsv",
         "evaluate.py --data DATA --validation DATA --plot OUT.png",
+        "evaluate.py --data DATA --out OUT.md",
         "visualize_tsne.py --data DATA --out OUT.png",
         "visualize_tsne.py --data DATA --out RUN.png --html OUT.html",
         "text.py a b --explain OUT.png",
@@ -154,8 +469,6 @@ def test_labels_of_another_scale_are_said(tmp_path, run_here):
 def test_scores_are_of_the_cosine():
     """Against sentence-transformers' own evaluator on the same vectors."""
     from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
-
-    from evaluation.scores import score_embeddings
 
     rng = torch.Generator().manual_seed(0)
     first, second = (torch.nn.functional.normalize(torch.randn(50, 6, generator=rng), dim=1) for _ in "ab")

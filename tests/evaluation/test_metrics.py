@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 from sentence_transformers.sentence_transformer.evaluation import (
@@ -17,6 +17,7 @@ from sklearn.metrics import ndcg_score
 
 from evaluation.metrics import (
     average_precision,
+    best_threshold,
     graded_ndcg,
     mae,
     mean_average_precision,
@@ -136,3 +137,23 @@ def test_average_precision_agrees_with_sentence_transformers():
     theirs = evaluator.compute_metrics(None)["cosine"]["ap"]
     assert average_precision((first * second).sum(1).numpy(), matches) == pytest.approx(theirs, abs=1e-9)
     assert 0.3 < theirs < 0.95
+
+
+@given(st.lists(st.tuples(st.sampled_from([-0.5, 0.0, 0.5, np.nextafter(0.5, 1), 1.0]), st.booleans()), min_size=1, max_size=30))
+@example([(0.5, True), (0.5, False)])
+@example([(0.5, False)])
+@example([(0.1, True), (0.9, False)])
+def test_the_best_threshold_is_that_of_sentence_transformers_and_of_a_slow_search(values):
+    similarities, is_match = np.array([value for value, _ in values]), np.array([match for _, match in values])
+    threshold, accuracy = best_threshold(similarities, is_match)
+    assert accuracy == max(np.mean((similarities >= candidate) == is_match) for candidate in [*similarities, 2])
+    assert accuracy == np.mean((similarities >= threshold) == is_match)
+    theirs = BinaryClassificationEvaluator.find_best_acc_and_threshold(similarities, is_match.astype(int), True)
+    assert (accuracy, threshold) == (pytest.approx(theirs[0]), theirs[1])
+
+
+def test_the_best_threshold_lies_midway_between_its_neighbours():
+    assert best_threshold(np.array([0.1, 0.9, 0.3, 0.5]), np.array([False, True, True, False])) == (0.7, 0.75)
+    assert best_threshold(np.array([0.2, 0.4]), np.array([True, True])) == (0.2, 1)
+    threshold, accuracy = best_threshold(np.array([0.2, 0.4]), np.array([False, False]))
+    assert 0.4 < threshold < 0.4 + 1e-12 and accuracy == 1

@@ -74,10 +74,11 @@ def test_a_compressed_checkpoint_is_one_as_any_other(sides, folder, tmp_path, pr
     assert all(np.array_equal(a, b) for a, b in zip(encode_pairs(again, sides[1]), encode_pairs(encoder, sides[1]), strict=True))
     model, data = ("--model", tmp_path / "model.bin"), ("--data", folder / "test.store")
     result = run_here("evaluate.py", *model, *data, "--json")
-    figures = json.loads(result.stdout)["encoder"]
+    printed = json.loads(result.stdout)
+    figures = printed["data"]["test.store"]["encoder"]
     test = open_pairs([folder / "test.store"])
     cosine = cosines(*encode_pairs(again, test))
-    assert figures["output dim"] == 8
+    assert printed["encoders"]["encoder"]["output dim"] == 8
     assert figures["spearman"] == pytest.approx(spearman(cosine, test.labels), abs=1e-6)
     assert figures["mse"] == pytest.approx(mean_squared_error(test.labels / 5, cosine), abs=1e-6)
     if preset == "compress":
