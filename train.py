@@ -175,34 +175,48 @@ def report(run: Run, result: TrainingResult, saved: SavedRun) -> None:
     reached = getattr(result.validation, result.metric)
     saved.finish(f"{run.out}, weights of epoch {result.epoch}, validation {METRICS[result.metric]} {reached:.4f}")
     print_scores(run, result, scores)
+    if replaced not in (None, run.out.read_bytes()):
+        print(f"The earlier {run.out.name} is kept as {run.out.name}.previous.")
     print(
         f"{run.out}: {size / 2**20:.2f} MiB (limit 20), trained in {seconds:.0f} s. Curve, history, metrics, recipe: {run.folder}/"
     )
-    if replaced not in (None, run.out.read_bytes()):
-        print(f"The earlier {run.out.name} is kept as {run.out.name}.previous.")
+    print(verdict(run, result, scores))
 
 
 def print_scores(run: Run, result: TrainingResult, scores: dict[str, dict[str, dict[str, Any]]]) -> None:
-    """Print a table of the scores, by pairs, encoder and metric, and a line that says whether training helped."""
+    """Print a table of the scores, by pairs, encoder and metric."""
     if result.diverged_in:
         print(f"Training diverged in epoch {result.diverged_in} (the loss is not finite); try a lower --learning_rate.")
-    shown = ("spearman", "pearson", "triplet_accuracy", "mrr")
+    shown = {"spearman": "Spearman", "pearson": "Pearson", "mse": "error", "triplet_accuracy": "triplet accuracy", "mrr": "MRR@10"}
     columns = {
-        name: {f"{pairs} {metric}": value for pairs in scores for metric, value in scores[pairs][name].items() if metric in shown}
+        name: {
+            f"{pairs} {shown[metric]}": value
+            for pairs in scores
+            for metric, value in scores[pairs][name].items()
+            if metric in shown
+        }
         for name in ("mean pooling", "encoder")
     }
     print(f"\n{score_table(columns)}\n")
-    name, pairs = ("validation", run.validation) if run.test is None else ("test", run.test)
-    metric = selection_metric(pairs)
-    baseline, trained = (scores[name][encoder][metric] for encoder in ("mean pooling", "encoder"))
+
+
+def verdict(run: Run, result: TrainingResult, scores: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Whether training helped: the main score of both encoders, on test if there is one, and what is worse than mean pooling."""
+    worse = [
+        f"{METRICS[name]} ({getattr(result.trained, name):.4f}, mean pooling {getattr(result.baseline, name):.4f})"
+        for name in result.worse_in
+    ]
     if result.fell_back:
-        print("Training did not beat mean pooling on the validation pairs, so the result is mean pooling.")
-    else:
-        line = f"{name.capitalize()} {METRICS[metric]}: mean pooling {baseline:.4f}, your encoder {trained:.4f}"
-        if run.recipe.start == "centred":  # compresses the embeddings of mean pooling
-            print(f"{line}, with {result.encoder.config.output_dim} instead of {run.training.tokens.dim} dimensions.")
-        else:
-            print(f"{line}{'' if trained >= baseline else ', worse than mean pooling'} (epoch {result.epoch}).")
+        return f"Training ended below mean pooling in validation {' and '.join(worse)}, so the result is mean pooling."
+    part, pairs = ("validation", run.validation) if run.test is None else ("test", run.test)
+    metric = selection_metric(pairs)
+    baseline, trained = (scores[part][name][metric] for name in ("mean pooling", "encoder"))
+    line = f"{part.capitalize()} {METRICS[metric]}: mean pooling {baseline:.4f}, your encoder {trained:.4f}"
+    line += "" if trained >= baseline else ", worse than mean pooling"
+    if run.training.tokens.description.get("pooled"):  # one token per sentence: the encoder only compresses
+        line += f", with {result.encoder.config.output_dim} instead of {run.training.tokens.dim} dimensions"
+    line += f" (epoch {result.epoch})."
+    return f"{line} On the validation pairs it is worse in {' and '.join(worse)}." if worse else line
 
 
 if __name__ == "__main__":

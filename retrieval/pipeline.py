@@ -93,6 +93,7 @@ class Pipeline:
             losses[self.label_loss] = LossTerm(weight=self.label_weight)
         recipe = Recipe(
             encoder=self.encoder,
+            start="baseline",
             # Keep the last weights: the best Spearman on pairs is not the best MRR among all documents.
             phases={"ranking": Phase(epochs=self.epochs, losses=losses, without_duplicates=True, select="none")},
             never_below_baseline=False,  # run() compares MRR instead

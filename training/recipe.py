@@ -68,7 +68,8 @@ class Recipe:
     Args:
         encoder: the encoder to train; input_dim is taken from the data.
         start: initial weights: baseline (as mean pooling), centred (as its principal components), random.
-        never_below_baseline: return mean pooling if training does not beat it on the validation pairs.
+        never_below_baseline: return mean pooling if the encoder is worse on the validation pairs: true, in Spearman or in the
+            error of its cosines; spearman, in Spearman only; false, never.
         phases: by name, in order; e.g. --phases.graded.epochs 30.
         noise_alpha: NEFTune noise on the token embeddings in training; 0 adds none.
         nested: dimensions that embeddings can be truncated to (Matryoshka), ending with output_dim; empty trains none.
@@ -86,13 +87,13 @@ class Recipe:
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    start: Literal["baseline", "centred", "random"] = "baseline"
-    never_below_baseline: bool = True
+    start: Literal["baseline", "centred", "random"] = "centred"
+    never_below_baseline: bool | Literal["spearman"] = True
     phases: dict[str, Phase] = field(default_factory=dict)
     noise_alpha: float = 0.0
     nested: list[int] = field(default_factory=list)
     batch_size: int = 64
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-4
     min_learning_rate: float = 1e-6
     warmup_epochs: float = 1.5
     weight_decay: float = 0.01

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from common.errors import InputError
 from data import PairBatch, PairData, count_batches, training_batches
 from evaluation.encoding import device_of, encode_pairs
-from evaluation.scores import RankingScores, Scores, score, selection_metric
+from evaluation.scores import RankingScores, Scores, score, selection_metric, worse_scores
 from losses import NEED_LABELS
 from model import SentenceEncoder, mean_pooling
 from schedulers import CosineAnnealingWarmupLR
@@ -57,7 +57,7 @@ class TrainingResult:
         epoch: the epoch of these weights, 0 for the start.
         fell_back: whether the encoder is mean pooling because training did worse.
         baseline: scores of mean pooling on the validation pairs.
-        validation: scores of the encoder on the validation pairs.
+        trained: scores of the best weights on the validation pairs.
         history: one record per epoch.
         metric: the score that chose the weights, a field of the scores.
     """
@@ -66,9 +66,19 @@ class TrainingResult:
     epoch: int
     fell_back: bool
     baseline: Scores | RankingScores
-    validation: Scores | RankingScores
+    trained: Scores | RankingScores
     history: list[EpochRecord]
     metric: str = "spearman"
+
+    @property
+    def validation(self) -> Scores | RankingScores:
+        """Scores of the encoder on the validation pairs."""
+        return self.baseline if self.fell_back else self.trained
+
+    @property
+    def worse_in(self) -> list[str]:
+        """The scores in which the best weights are worse than mean pooling on the validation pairs: fields of the scores."""
+        return worse_scores(self.trained, self.baseline, self.metric)
 
     @property
     def diverged_in(self) -> int | None:
@@ -238,16 +248,16 @@ class Trainer:
         if self.best is not None:
             self.encoder.load_state_dict(self.best.weights)
             epoch = self.best.epoch
-        validation = score(self.encoder, self.validation)
-        reached, baseline = (getattr(scores, self.metric) for scores in (validation, self.baseline))
-        fell_back = self.recipe.never_below_baseline and not reached >= baseline  # true for NaN
-        if np.isnan(reached) and not fell_back:
+        trained = score(self.encoder, self.validation)
+        guard, worse = self.recipe.never_below_baseline, worse_scores(trained, self.baseline, self.metric)
+        fell_back = self.metric in worse if guard == "spearman" else bool(guard and worse)
+        if np.isnan(getattr(trained, self.metric)) and not fell_back:
             raise InputError(f"training diverged in epoch {epoch} (embeddings are not finite); choose a lower --learning_rate")
         result = self.encoder
         if fell_back:
-            result, epoch, validation = mean_pooling(self.validation.tokens.dim), 0, self.baseline
+            result, epoch = mean_pooling(self.validation.tokens.dim), 0
             result.tokens_from = self.encoder.tokens_from
-        return TrainingResult(result.eval(), epoch, fell_back, self.baseline, validation, self.history, self.metric)
+        return TrainingResult(result.eval(), epoch, fell_back, self.baseline, trained, self.history, self.metric)
 
     def _begin_phase(self, name: str, phase: Phase, epoch: int) -> None:
         """Start from the best weights so far; they compete with those of the phase."""

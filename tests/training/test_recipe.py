@@ -42,7 +42,7 @@ def test_the_default_preset_is_what_a_recipe_and_get_model_begin_with():
     assert asdict(recipe) | {"phases": {}} == asdict(Recipe())
     assert recipe.encoder == EncoderConfig()
     assert list(recipe.phases) == ["contrastive", "graded"]
-    assert recipe.never_below_baseline and recipe.start == "baseline"
+    assert recipe.never_below_baseline and recipe.start == "centred"
 
 
 def test_presets_do_not_leak_into_each_other():
@@ -112,7 +112,7 @@ BAD_OPTIONS = {
     "--encoder.heads 7": "heads is 7, expected a divisor",
     "--encoder.architecture lstm": "architecture is 'lstm', expected one of hybrid, published, gated, projection, twin, mean",
     "--encoder.architecture gated --start random --encoder.hidden_dim 0": "hidden_dim is 0, expected 1 or more",
-    "--encoder.architecture published": "start is baseline, but published encoders only start random",
+    "--encoder.architecture published": "start is centred, but published encoders only start random",
     "--preset publish": "no preset 'publish', expected one of compress, compress_published, default, distilled, pairs, participant",
     "--config nowhere.yaml": "nowhere.yaml: no such file, expected a recipe in YAML",
     "--phases.graded.epochs -1": r"phases.graded.epochs is -1, expected 0 or more",
@@ -122,7 +122,7 @@ BAD_OPTIONS = {
     "--phases.graded.unlabelled -1": "unlabelled is -1, expected 0 or more",
     "--phases.graded.losses.cosent.every 0": "every is 0, expected 1 or more",
     "--phases.contrastive.losses.nt_xent.every 2": "every loss has every above 1, expected at least one with every 1",
-    "--preset distilled --phases.graded.losses.cosent.every 2 --phases.graded.select loss": "validation pairs have no teacher",
+    "--preset distilled --phases.graded.losses.cosine_mse.every 2 --phases.graded.select loss": "validation pairs have no teacher",
     "--encoder.architecture mean --encoder.output_dim 768": "a mean encoder has nothing to train",
     "--phases.grade.epochs 3": "phases.grade.losses is empty.*did you mean phase contrastive or graded",
     "--phases.graded.epochs.x 3": "epochs is a value, not a mapping",

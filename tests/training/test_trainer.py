@@ -43,7 +43,7 @@ def sides(folder) -> tuple[PairData, PairData]:
 def recipe(**changes) -> Recipe:
     phases = {
         "contrastive": Phase(epochs=1, losses={"nt_xent": LossTerm(options={"temperature": 0.1})}, min_label=3),
-        "graded": Phase(epochs=4, losses={"cosent": LossTerm()}),
+        "graded": Phase(epochs=4, losses={"cosine_mse": LossTerm(weight=100, options={"lowest": 0})}),
     }
     encoder = EncoderConfig(output_dim=16, heads=4, hidden_dim=16, dropout=0.1)
     return Recipe(**{"encoder": encoder, "phases": phases, "learning_rate": 3e-3, "batch_size": 32} | changes)
@@ -74,7 +74,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(sides):
 
 
 def test_starting_as_the_baseline_epoch_0_is_the_baseline(sides):
-    exact = recipe(encoder=EncoderConfig(output_dim=32, heads=4, hidden_dim=16))
+    exact = recipe(encoder=EncoderConfig(output_dim=32, heads=4, hidden_dim=16), start="baseline")
     trained = Trainer(exact, *sides).run()
     assert trained.history[0].validation_score == pytest.approx(trained.baseline.spearman, abs=1e-4)
 
@@ -105,6 +105,7 @@ def test_training_never_ends_below_the_baseline(sides, hostile, learning_rate):
     training, validation = sides
     trained = Trainer(recipe(learning_rate=learning_rate), HOSTILE.get(hostile, lambda pairs: pairs)(training), validation).run()
     assert trained.validation.spearman >= trained.baseline.spearman
+    assert trained.validation.mse <= trained.baseline.mse
     assert score(trained.encoder, validation) == trained.validation
     assert trained.baseline == score(mean_pooling(32), validation)
 
@@ -126,6 +127,20 @@ def test_where_nothing_helps_the_result_is_mean_pooling_itself(sides):
     assert not honest.fell_back and honest.validation.spearman < honest.baseline.spearman
 
 
+def test_an_encoder_that_only_ranks_better_is_replaced_unless_the_guard_is_for_ranks(sides):
+    """Labels divided by 50 keep their order, and ask for cosines near 0."""
+    training, validation = sides
+    ranks = recipe(phases={"graded": Phase(epochs=4, losses={"cosent": LossTerm()})}, start="baseline")
+    flattened = with_labels(validation, validation.labels / 50)
+    results = {
+        guard: Trainer(replace(ranks, never_below_baseline=guard), training, flattened).run() for guard in (True, "spearman", False)
+    }
+    assert all(result.trained.spearman > result.baseline.spearman for result in results.values())
+    assert all(result.worse_in == ["mse"] for result in results.values())
+    assert {guard: result.fell_back for guard, result in results.items()} == {True: True, "spearman": False, False: False}
+    assert results[True].validation == results[True].baseline
+
+
 @pytest.mark.parametrize(("climb", "epochs", "start_is_best"), [(2, 2, True), (8, 8, False)])
 def test_selection_by_loss_takes_the_lowest_loss_of_the_last_phase(sides, climb, epochs, start_is_best):
     """The weights the phase starts from compete. The first phase climbs the loss that the second descends: from a
@@ -134,7 +149,8 @@ def test_selection_by_loss_takes_the_lowest_loss_of_the_last_phase(sides, climb,
         "climb": Phase(epochs=climb, losses={"cosine_mse": LossTerm(-10)}, select="none"),
         "graded": Phase(epochs=epochs, losses={"cosine_mse": LossTerm()}, select="loss"),
     }
-    trained = Trainer(recipe(phases=phases, learning_rate=1e-2, never_below_baseline=False), *sides).run()
+    changes = {"phases": phases, "start": "baseline", "learning_rate": 1e-2, "never_below_baseline": False}
+    trained = Trainer(recipe(**changes), *sides).run()
     vectors = encode_pairs(trained.encoder, sides[1])
     batches = zip(*(side.split(32) for side in (*vectors, torch.from_numpy(sides[1].labels))), strict=True)
     kept = float(np.mean([LOSSES["cosine_mse"](*batch).item() for batch in batches]))
