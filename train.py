@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,22 +23,25 @@ from typing import Any
 import torch
 from jsonargparse.typing import PositiveInt
 
-from common.cli import PAIRS_HELP, command_to_resume, make_parser, output_file, output_folder, run_command
+from common.cli import PAIRS_HELP, command_to_resume, make_parser, output_file, output_folder, run_command, take_options
 from common.devices import choose_device
 from common.errors import InputError
 from data import DATA, STARTER_DEV, STARTER_TEST, STARTER_TRAIN, PairData, open_pairs, split_by_groups
 from evaluation.scores import METRICS, score, score_table, selection_metric
 from model import mean_pooling
 from tokens.dat_files import list_dat_files
+from tokens.tables import is_on_hub
 from tokens.text_pairs import add_read_arguments, read_options
 from training import processes
 from training.distillation import with_teacher_targets
 from training.recipe import Recipe, add_recipe_arguments, parse_recipe
 from training.reports import data_facts, draw_history, write_history, write_metrics, write_recipe
-from training.resume import SAVE_SECONDS, SavedRun, identity_of_run
+from training.resume import SAVE_SECONDS, SavedRun, identity_of_run, read_arguments
 from training.trainer import Trainer, TrainingResult
 
 MIN_VALIDATION_PAIRS = 30  # a rank correlation of fewer pairs is mostly noise
+STARTER_RUN = "runs/starter"
+FILES = ("data", "validation", "test", "teacher", "out", "cache_dir", "config")  # options whose values are paths
 
 
 @dataclass(frozen=True)
@@ -56,24 +60,48 @@ class Run:
 
 def main() -> None:
     """Command line."""
-    recipe, options = parse_options()
+    arguments = with_saved_arguments(sys.argv[1:])
+    recipe, options = parse_options(arguments)
     device = processes.local_device(choose_device(options.device))
     processes.join(device)
-    with processes.main_process_first():
-        run = open_run(recipe, options)
-    torch.set_num_threads(options.threads)  # only now: a backbone that encodes text uses all cores
-    identity = identity_of_run(recipe, run.training, run.validation, device.type)
-    saved = SavedRun(run.folder, identity, save_seconds=options.save_seconds, command=command_to_resume(run.folder))
-    if options.resume and (summary := saved.finished()):
-        print(f"The run in {run.folder}/ is finished: {summary}")
-    else:
-        result = train(run, device, saved, options.resume)
-        if processes.is_main():
-            report(run, result, saved)
+    choose_files(options)
+    folder = output_folder(options.run_dir)
+    saved = SavedRun(folder, save_seconds=options.save_seconds, command=command_to_resume(folder, []))
+    with saved.hold(arguments_to_save(arguments, options), resume=options.resume):
+        with processes.main_process_first():
+            run = open_run(recipe, options)
+        torch.set_num_threads(options.threads)  # only now: a backbone that encodes text uses all cores
+        saved.identity = identity_of_run(recipe, run.training, run.validation, device.type)
+        if options.resume and (summary := saved.finished()):
+            print(f"The run in {folder}/ is finished: {summary}")
+        else:
+            result = train(run, device, saved, options.resume)
+            if processes.is_main():
+                report(run, result, saved)
     processes.leave()
 
 
-def parse_options() -> tuple[Recipe, Any]:
+def with_saved_arguments(given: list[str]) -> list[str]:
+    """With --resume, the arguments that the run keeps in its folder, then the given ones, which win.
+
+    Raises:
+        InputError: if the folder is not given, or holds no run and there is no --data for a new one.
+    """
+    options, _ = take_options(given, ("resume", "run_dir", "data", "preset"))
+    if options.resume is None:
+        return given
+    if not options.run_dir and (options.data or list_dat_files(DATA)):
+        raise InputError("--resume needs --run_dir, the folder of the stopped run")
+    folder = Path(options.run_dir[-1] if options.run_dir else STARTER_RUN)
+    saved = read_arguments(folder)
+    if saved is None and options.run_dir and not options.data and not (folder / "state.pt").exists():
+        raise InputError("no run to resume in this folder; give the folder of one, or --data to start a new one", path=folder)
+    if saved and options.preset:
+        _, saved = take_options(saved, ["config"])  # it would win
+    return ["--run_dir", str(folder), *(saved or []), *given]
+
+
+def parse_options(arguments: Sequence[str]) -> tuple[Recipe, Any]:
     """The recipe and all options of the command line."""
     parser = make_parser("train.py", __doc__)
     parser.add_argument("--data", nargs="+", help=f"training pairs: {PAIRS_HELP} (default: data/*.dat, else the starter pairs)")
@@ -91,25 +119,38 @@ def parse_options() -> tuple[Recipe, Any]:
     parser.add_argument("--threads", type=PositiveInt, default=1, help="CPU threads; more than 1 helps only on an idle machine")
     add_read_arguments(parser)
     add_recipe_arguments(parser)
-    return parse_recipe(parser, sys.argv[1:])
+    return parse_recipe(parser, arguments)
+
+
+def choose_files(options: Any) -> None:
+    """Fill in what is read and written where it is not given: `.dat` files in data/, else the starter pairs."""
+    if options.data is None and not list_dat_files(DATA):
+        print("No .dat files in data/, training on the starter pairs.")
+        options.run_dir = options.run_dir or STARTER_RUN
+        options.out = options.out or f"{options.run_dir}/model.bin"
+        options.data = [str(STARTER_TRAIN)]
+        options.validation = options.validation or [str(STARTER_DEV)]
+        options.test = options.test or [str(STARTER_TEST)]
+    options.data = options.data or [str(DATA)]
+    options.out = options.out or "model.bin"
+    options.run_dir = options.run_dir or f"runs/{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def arguments_to_save(arguments: Sequence[str], options: Any) -> list[str]:
+    """The arguments that resume the run from any folder: without --resume and its place, all files by absolute paths."""
+    _, saved = take_options(arguments, ("resume", "run_dir", *FILES))
+    for name in FILES:
+        values = options[name] if isinstance(options[name], list) else [options[name]]
+        if options[name]:
+            saved += [f"--{name}", *(value if is_on_hub(value) else str(Path(value).absolute()) for value in values)]
+    return saved
 
 
 def open_run(recipe: Recipe, options: Any) -> Run:
-    """Check the paths to write and open the pairs; without options, `.dat` files in data/ or the starter pairs."""
-    on_starter = options.data is None and not list_dat_files(DATA)
-    if options.resume and not (options.run_dir or on_starter):
-        raise InputError("--resume needs --run_dir, the folder of the stopped run")
-    folder = output_folder(options.run_dir or ("runs/starter" if on_starter else f"runs/{time.strftime('%Y%m%d-%H%M%S')}"))
-    inputs = [*(options.data or []), *(options.validation or []), *(options.test or []), options.config]
-    out = output_file(options.out or (folder / "model.bin" if on_starter else "model.bin"), inputs)
-    if on_starter:
-        print("No .dat files in data/, training on the starter pairs.")
+    """Check the checkpoint to write and open the pairs."""
+    out = output_file(options.out, [*options.data, *(options.validation or []), *(options.test or []), options.config])
     reading = read_options(options)
-    sources = {
-        "training": options.data or [STARTER_TRAIN if on_starter else DATA],
-        "validation": options.validation or ([STARTER_DEV] if on_starter else None),
-        "test": options.test or ([STARTER_TEST] if on_starter else None),
-    }
+    sources = {"training": options.data, "validation": options.validation, "test": options.test}
     pairs = {name: open_pairs(paths, options=reading, cache_dir=options.cache_dir) for name, paths in sources.items() if paths}
     training, validation, test = pairs["training"], pairs.get("validation"), pairs.get("test")
     for name, part in pairs.items():
@@ -124,7 +165,8 @@ def open_run(recipe: Recipe, options: Any) -> Run:
         set_aside = {"fraction": recipe.validation_fraction, "seed": recipe.seed}
     if options.teacher:
         training = with_teacher_targets(training, Path(options.teacher), set_aside)
-    return Run(recipe, Path(options.config or options.preset).stem, training, validation, test, split_from, out, folder)
+    name, folder = Path(options.config or options.preset).stem, Path(options.run_dir)
+    return Run(recipe, name, training, validation, test, split_from, out, folder)
 
 
 def train(run: Run, device: torch.device, saved: SavedRun, resume: bool) -> TrainingResult:

@@ -32,10 +32,11 @@ from common.cli import make_parser, run_command
 from common.errors import InputError
 from tokens.dat_files import write_dat_files
 from tokens.text_pairs import TextPairs
+from training.resume import read_arguments
 
 KILLED_AGAIN = 0.3  # share of the resumed runs that are killed too
 SLOWDOWN = 1.01  # each kill raises the expected length of a run by this factor, in case the machine has become busier
-CHANGING = {"metrics.json", "state.pt"}  # these contain times and paths
+CHANGING = {"arguments.json", "metrics.json", "state.pt"}  # these contain times and paths
 SHORT_RUN = (
     "--encoder.output_dim 16 --encoder.hidden_dim 16 --batch_size 16 --phases.contrastive.epochs 1 --phases.graded.epochs 4 "
     "--device cpu --save_seconds 0"
@@ -64,10 +65,14 @@ class Training:
     def run(self, *, resume: bool, kill_after: float | None = None) -> bool:
         """Run to the end, or send SIGKILL after some seconds; returns whether it finished.
 
+        A run resumes with the arguments in its folder; they are given again only if it was killed before it wrote them.
+
         Raises:
             RuntimeError: if it fails.
         """
-        process = CONTEXT.Process(target=_train, args=([*self.arguments, *["--resume"] * resume],))
+        place = self.folder / "run"
+        arguments = ["--run_dir", str(place)] if resume and read_arguments(place) else self.arguments
+        process = CONTEXT.Process(target=_train, args=([*arguments, *["--resume"] * resume],))
         process.start()
         process.join(kill_after)
         process.kill()

@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
@@ -101,9 +101,18 @@ def _try_to_write(path: Path) -> None:
         raise OSError(error.errno, f"cannot be written: {error.strerror}", str(path.parent)) from error
 
 
-def command_to_resume(folder: Path) -> str:
-    """Return the command line that resumes the current command in a run's folder."""
-    arguments = [argument for argument in sys.argv if argument != "--resume"]
+def take_options(arguments: Sequence[str], names: Iterable[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Split a command line into some options' lists of values, None where not given, and all other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in names:
+        parser.add_argument(f"--{name}", nargs="*")
+    return parser.parse_known_args(arguments)
+
+
+def command_to_resume(folder: Path, arguments: Sequence[str] | None = None) -> str:
+    """Return the command line that resumes the current command in a run's folder, with these arguments or all it has now."""
+    given = sys.argv[1:] if arguments is None else arguments
+    arguments = [sys.argv[0], *(argument for argument in given if argument != "--resume")]
     if not any(argument.split("=")[0] == "--run_dir" for argument in arguments):
         arguments += ["--run_dir", str(folder)]
     start = "torchrun with its options," if "TORCHELASTIC_RUN_ID" in os.environ else "python"

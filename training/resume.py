@@ -2,7 +2,8 @@
 
 The state of a run is one file in its folder, `state.pt`: tensors, numbers and text, nothing that executes on load. It is
 replaced atomically after each epoch and from time to time within one, so a run may be killed at any moment. A finished run
-keeps only a summary in it.
+keeps only a summary in it. The arguments of the run are next to it in `arguments.json`. Those of a new run wait in
+`arguments.json.new` until its pairs are open, because until then the folder may still hold an earlier run.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +24,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from common.errors import InputError
-from common.files import write_atomically
+from common.files import write_atomically, write_text_atomically
 from data import PairData
 from evaluation.checkpoint import load_tensors, save_encoder
 from model import SentenceEncoder
@@ -33,39 +34,62 @@ from training.trainer import Trainer, TrainingResult
 
 FORMAT_VERSION = 2
 SAVE_SECONDS = 60.0
+ARGUMENTS, NEW_ARGUMENTS = "arguments.json", "arguments.json.new"
 LOCK = ".lock.tmp"  # the operating system frees it when its process ends, however that ends
 
 
 def identity_of_run(recipe: Recipe, training: PairData, validation: PairData, device: str = "cpu") -> dict[str, Any]:
-    """Everything that must be the same when a run resumes; of the device, its type."""
-    return {
+    """Everything that must be the same when a run resumes, as JSON has it; of the device, its type."""
+    identity = {
         **asdict(recipe),
         "training pairs": training.identity(),
         "validation pairs": validation.identity(),
         "processes": processes.world_size(),
         "device": device,
     }
+    return json.loads(json.dumps(identity))
+
+
+def read_arguments(folder: Path) -> list[str] | None:
+    """Return the arguments that the latest run in a folder keeps there, or None.
+
+    Raises:
+        InputError: if their file is damaged.
+    """
+    path = next((folder / name for name in (NEW_ARGUMENTS, ARGUMENTS) if (folder / name).exists()), None)
+    if path is None:
+        return None
+    try:
+        arguments = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, list) or not all(isinstance(argument, str) for argument in arguments):
+        raise InputError("damaged, expected the run's arguments as a JSON list; delete it and give them again", path=path)
+    return arguments
 
 
 class SavedRun:
     """The saved state of a run, in its folder."""
 
-    def __init__(self, folder: Path, identity: dict[str, Any], *, save_seconds: float = SAVE_SECONDS, command: str = "") -> None:
+    def __init__(
+        self, folder: Path, identity: dict[str, Any] | None = None, *, save_seconds: float = SAVE_SECONDS, command: str = ""
+    ) -> None:
         """Prepare to read or write the state.
 
         Args:
             folder: of the run.
-            identity: see `identity_of_run`.
+            identity: see `identity_of_run`; None sets it later, when the pairs are open.
             save_seconds: minimum time between saves within an epoch; 0 saves after each optimiser step.
             command: command that resumes the run, printed after Ctrl-C.
         """
         self.path = folder / "state.pt"
-        self.identity = json.loads(json.dumps(identity))
+        self.identity = identity or {}
         self.save_seconds = save_seconds
         self.command = command
         self._seconds_before = 0.0
         self._begin = self._last_save = time.monotonic()
         self._stop_requested = False
+        self._arguments: list[str] | None = None
         self._lock = FileLock(folder / LOCK)
 
     @property
@@ -73,14 +97,42 @@ class SavedRun:
         """Time spent on the run, including the time before it was resumed."""
         return self._seconds_before + time.monotonic() - self._begin
 
+    @contextmanager
+    def hold(self, arguments: Sequence[str], *, resume: bool) -> Iterator[None]:
+        """Hold the folder from the first second of a run to its last, and keep its arguments there.
+
+        A new run that ends with an error before it begins leaves the folder as it was.
+
+        Raises:
+            InputError: if another run is using the folder.
+        """
+        folder, self._arguments = self.path.parent, list(arguments)
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        if processes.is_main():
+            self._acquire_lock()
+        try:
+            if processes.is_main() and not resume:
+                self._write_arguments(NEW_ARGUMENTS)
+            yield
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(str(stop) or f"stopped. To resume: {self.command}") from stop
+        except Exception:
+            if processes.is_main() and not resume and self._arguments is not None:
+                (folder / NEW_ARGUMENTS).unlink(missing_ok=True)
+            raise
+        finally:
+            self._release_lock()
+            for path in missing:
+                with suppress(OSError):  # not empty
+                    path.rmdir()
+
     def read(self) -> dict[str, Any] | None:
-        """The saved state, or None.
+        """The saved state, or None, also if it is of a run before the latest one.
 
         Raises:
             InputError: if it is damaged, or from a run with another recipe, data, device or number of processes.
         """
-        contents = self._contents()
-        if contents is None:
+        if self.path.with_name(NEW_ARGUMENTS).exists() or (contents := self._contents()) is None:
             return None
         ours, theirs = dotted(self.identity), dotted(contents["identity"])
         if contents.get("finished") or "device" not in theirs:  # irrelevant once finished, and not in older files
@@ -113,12 +165,18 @@ class SavedRun:
         return contents.get("finished") if contents else None
 
     def back_up(self) -> Path | None:
-        """Rename the state of an unfinished run to `state.pt.previous`, so that a new run can start; returns the new path."""
+        """Clear the state for a new run, that of an unfinished one to `state.pt.previous`; returns the new path.
+
+        Its arguments go to `arguments.json.previous`.
+        """
         if not self.path.exists():
             return None
         with suppress(InputError):
             if (self._contents() or {}).get("finished"):
+                self.path.unlink()  # the new run, if killed before its first save, is not finished
                 return None
+        with suppress(FileNotFoundError):
+            os.replace(self.path.with_name(ARGUMENTS), self.path.with_name(f"{ARGUMENTS}.previous"))
         previous = self.path.with_name(f"{self.path.name}.previous")
         os.replace(self.path, previous)
         return previous
@@ -141,12 +199,17 @@ class SavedRun:
             except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
                 reason = str(error).split("\n", 1)[0]
                 raise InputError(f"the saved run is damaged ({reason}); start over without --resume", path=self.path) from error
-            return f"Resuming in {folder}/ after {trainer.batches_done:,} of {trainer.total_batches:,} batches."
-        if resume:
-            return f"No saved run in {folder}/, starting a new one."
-        note = f"The run is saved in {folder}/; if it is stopped, resume it with --run_dir {folder} --resume."
-        if processes.is_main() and (previous := self.back_up()):
-            note = f"An unfinished run was in {folder}/; its state is kept as {previous.name}. {note}"
+            note = f"Resuming in {folder}/ after {trainer.batches_done:,} of {trainer.total_batches:,} batches."
+        else:
+            note = f"The run is saved in {folder}/; if it is stopped, resume it with --run_dir {folder} --resume."
+            if resume:
+                note = f"No saved run in {folder}/, starting a new one."
+            if processes.is_main() and (previous := self.back_up()):
+                note = f"An unfinished run was in {folder}/; its state is kept as {previous.name}. {note}"
+        if processes.is_main() and self._arguments is not None:
+            self._write_arguments(ARGUMENTS)
+            (folder / NEW_ARGUMENTS).unlink(missing_ok=True)
+            self._arguments = None  # kept: an error no longer takes them back
         return note
 
     @contextmanager
@@ -207,7 +270,12 @@ class SavedRun:
         self._write({"finished": summary})
         self._release_lock()
 
+    def _write_arguments(self, name: str) -> None:
+        write_text_atomically(self.path.with_name(name), json.dumps(self._arguments, indent=1) + "\n")
+
     def _acquire_lock(self) -> None:
+        if self._lock.is_locked:
+            return
         path = Path(self._lock.lock_file)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -28,7 +28,7 @@ from tokens.token_rows import format_token_row
 from tokens.token_store import cached_store, create_store
 from training import resume
 from training.recipe import LossTerm, Phase, Recipe
-from training.resume import SavedRun, identity_of_run
+from training.resume import SavedRun, identity_of_run, read_arguments
 from training.trainer import Trainer
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -128,8 +128,136 @@ def test_ctrl_c_keeps_the_best_and_says_how_to_resume(train, tmp_path, monkeypat
     assert not (tmp_path / "model.bin").exists()
     _, errors, status = train("--resume", "--batch_size", "32")
     assert status == 2 and "state.pt: this folder holds a different run: batch_size was 64, now 32." in errors
+    before = run_files(tmp_path / "run")
+    _, errors, status = train("--data", "nowhere.csv")
+    assert status == 2 and "nowhere.csv: no such file" in errors and run_files(tmp_path / "run") == before
     printed, _, status = train("--resume")
     assert status == 0 and "Resuming in" in printed and (tmp_path / "model.bin").exists()
+
+
+def run_files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+KILLED = """
+import os, signal, sys
+import train
+from common.cli import run_command
+from training.resume import SavedRun
+
+def killed(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+moment = sys.argv.pop(1)
+if moment == "opening pairs":
+    train.open_pairs = killed
+elif moment == "first step":
+    SavedRun._at_safe_point = killed
+else:
+    save = SavedRun._write
+    SavedRun._write = lambda saved, contents: (save(saved, contents), (saved.path.parent / "twice").exists() and killed(),
+                                               (saved.path.parent / "twice").touch())
+run_command(train.main)
+"""
+
+
+@pytest.fixture
+def places(folder, tmp_path, monkeypatch):
+    """A working directory and another one; a run that is killed in the first; train.py in the second, as in `train`."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for place in (here, there):
+        place.mkdir()
+        (place / "model.bin").write_bytes(b"another model")
+    (here / "stores").symlink_to(folder)
+    pairs = ("--data", "stores/train.store", "--validation", "stores/dev.store", "--test=stores/dev.store")
+    options = (*pairs, "--out", "a.bin", *SMALL, "--seed", "3", "--phases.graded.epochs", "4", "--save_seconds", "0")
+
+    def kill(moment: str, *changes: str) -> None:
+        command = [sys.executable, "-c", KILLED, moment, *options, "--run_dir", "run", *changes]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+
+    monkeypatch.chdir(there)
+    return here, there, kill, options
+
+
+@pytest.mark.parametrize("moment", ["opening pairs", "first step", "second save"])
+def test_a_killed_run_resumes_with_its_own_arguments_from_anywhere(moment, places, run_here, monkeypatch):
+    here, there, kill, options = places
+    kill(moment)
+    resumed = run_here("train.py", "--run_dir", here / "run", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert ("Resuming in" in resumed.stdout) == (moment == "second save")
+    assert "is finished: " in run_here("train.py", "--run_dir", here / "run", "--resume").stdout
+    assert all((place / "model.bin").read_bytes() == b"another model" for place in (here, there))
+    assert "test" in json.loads((here / "run" / "metrics.json").read_text()) and not list(there.glob("*/"))
+    monkeypatch.chdir(here)
+    assert run_here("train.py", *options, "--run_dir", "undisturbed", "--out", "expected.bin").returncode == 0
+    assert (here / "a.bin").read_bytes() == (here / "expected.bin").read_bytes()
+
+
+def test_what_is_given_in_resuming_wins_and_is_kept(places, run_here, monkeypatch):
+    here, there, kill, _ = places
+    kill("second save")
+    monkeypatch.setattr(SavedRun, "run", lambda saved, trainer: saved._request_stop() or saved._at_safe_point(trainer))
+    stopped = run_here("train.py", "--run_dir", here / "run", "--resume", "--out", "b.bin", "--threads", "2")
+    assert stopped.returncode == 130
+    assert stopped.stderr.endswith(f"To resume: python train.py --run_dir {here / 'run'} --resume\n")
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert "b.bin: " in run_here("train.py", "--run_dir", "run", "--resume").stdout
+    assert (there / "b.bin").exists() and not (here / "a.bin").exists() and not (here / "b.bin").exists()
+
+
+def test_a_new_run_killed_before_its_first_save_is_not_taken_for_the_one_before(places, run_here, monkeypatch):
+    """Neither for a finished one nor, opening its pairs, for an unfinished one."""
+    here, _, kill, options = places
+    monkeypatch.chdir(here)
+    assert run_here("train.py", *options, "--run_dir", "run").returncode == 0
+    kill("first step", "--phases.graded.epochs", "2")
+    unfinished = run_here("train.py", "--run_dir", "run", "--resume")
+    assert unfinished.returncode == 0 and "No saved run in run/" in unfinished.stdout, unfinished.stderr
+    kill("second save")
+    arguments = (here / "run" / "arguments.json").read_bytes()
+    kill("opening pairs", "--seed", "4", "--out", "c.bin")
+    assert (here / "run" / "arguments.json").read_bytes() == arguments
+    resumed = run_here("train.py", "--run_dir", "run", "--resume")
+    assert "its state is kept as state.pt.previous. No saved run in run/" in resumed.stdout, resumed.stderr
+    assert (here / "run" / "arguments.json.previous").read_bytes() == arguments
+    assert json.loads((here / "run" / "metrics.json").read_text())["seed"] == 4 and (here / "c.bin").exists()
+    assert not (here / "run" / "arguments.json.new").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b'["--seed", "1"', b'{"--seed": 1}', b"[1]", b"\xff", b"[" * 100_000])
+def test_damaged_arguments_are_one_line(content, tmp_path, run_here):
+    (tmp_path / "arguments.json").write_bytes(content)
+    error = last_line(run_here("train.py", "--run_dir", tmp_path, "--resume"))
+    assert error.startswith(f"error: {tmp_path / 'arguments.json'}: damaged, expected the run's arguments")
+
+
+def test_a_folder_without_a_run_is_not_resumed(tmp_path, run_here):
+    error = last_line(run_here("train.py", "--run_dir", tmp_path / "x", "--resume"))
+    assert f"{tmp_path / 'x'}: no run to resume in this folder" in error and not (tmp_path / "x").exists()
+
+
+def test_a_given_preset_wins_over_the_recipe_file_of_the_run(tmp_path):
+    (tmp_path / "arguments.json").write_text('["--seed", "1", "--config", "/mine.yaml", "--out", "/a.bin"]')
+    given = ["--run_dir", str(tmp_path), "--resume"]
+    assert "/mine.yaml" in train_module.with_saved_arguments(given)
+    arguments = train_module.with_saved_arguments([*given, "--preset", "published"])
+    assert "/mine.yaml" not in arguments and {"/a.bin", "published"} < set(arguments)
+
+
+def test_saved_arguments_name_files_absolutely_and_datasets_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    typed = ["--data", "hf:some/name", "--run_dir=x", "--seed", "1", "--validation", "a.dat", "b.dat", "--phases.graded.epochs=2"]
+    _, options = train_module.parse_options(typed)
+    train_module.choose_files(options)
+    assert train_module.arguments_to_save(typed, options) == [
+        *("--seed", "1", "--phases.graded.epochs=2", "--data", "hf:some/name"),
+        *("--validation", str(tmp_path / "a.dat"), str(tmp_path / "b.dat"), "--out", str(tmp_path / "model.bin")),
+    ]
 
 
 HOLD = """
@@ -137,18 +265,20 @@ import sys, time
 from pathlib import Path
 from training.resume import SavedRun
 saved = SavedRun(Path(sys.argv[1]), {})
-saved.begin(None, resume=False)
-print("locked", flush=True)
-time.sleep(300)
+with saved.hold(["--seed", "7"], resume=False):
+    print("locked", flush=True)
+    time.sleep(300)
 """
 
 
 def test_two_runs_do_not_share_a_folder_and_a_killed_one_does_not_block(train, tmp_path):
     process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "run"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "locked\n"
+    before = run_files(tmp_path / "run")
     _, errors, status = train()
     assert status == 2 and f"run: process {process.pid} is running in this folder; wait for it or give another" in errors
-    assert not (tmp_path / "model.bin").exists()
+    assert not (tmp_path / "model.bin").exists() and read_arguments(tmp_path / "run") == ["--seed", "7"]
+    assert run_files(tmp_path / "run") == before
     process.kill()
     process.communicate()
     assert train()[2] == 0
