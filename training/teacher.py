@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import os
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,17 @@ from tqdm import tqdm
 from common.errors import InputError
 from common.files import make_readable, write_text_atomically
 from data import PairData
-from evaluation.scores import score_embeddings
-from losses import cosent
+from evaluation.scores import Scores, score_embeddings
+from losses import cosent, cosine_mse
 from model import unit_length
 from schedulers import CosineAnnealingWarmupLR
 from tokens.backbone import Backbone
 
 FACTS = "teacher.json"
+LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "squared": lambda first, second, labels: 100 * cosine_mse(first, second, labels, lowest=0),  # 100: gradients are clipped at 1
+    "cosent": cosent,
+}
 
 
 class Teacher:
@@ -75,21 +80,30 @@ class Teacher:
 
 
 def fine_tune(
-    teacher: Teacher, training: PairData, validation: PairData, *, epochs: int, batch_size: int, learning_rate: float, seed: int
-) -> float:
-    """Fine-tune with CoSENT and keep the weights with the best Spearman on the validation pairs.
+    teacher: Teacher,
+    training: PairData,
+    validation: PairData,
+    *,
+    loss: str,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+) -> Scores:
+    """Fine-tune and keep the weights with the best Spearman on the validation pairs.
 
     Args:
         teacher: changed in place.
         training: pairs whose text is known.
         validation: pairs whose text is known; they should share no sentence with `training`.
+        loss: squared, the squared error between the plain cosine and label / 5; or cosent, for ranks only.
         epochs: passes over the training pairs.
         batch_size: pairs per batch.
         learning_rate: the peak, after a warm-up of a tenth of the steps; then a cosine to 0.
         seed: of the order of the pairs and of dropout.
 
     Returns:
-        The best Spearman.
+        The scores of these weights on the validation pairs.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -99,32 +113,33 @@ def fine_tune(
     optimizer = torch.optim.AdamW(teacher.parameters(), lr=learning_rate)
     schedule = CosineAnnealingWarmupLR(optimizer, warmup_steps=steps // 10, total_steps=steps)
     best, weights = validate(teacher, validation), copy.deepcopy(teacher.model.state_dict())
-    print(f"Backbone, before training: validation Spearman {best:.4f}")
+    print(f"Backbone, before training: validation Spearman {best.spearman:.4f}, error {best.mse:.4f}", flush=True)
     with tqdm(total=steps, unit="batch", desc="teacher", disable=None) as bar:
-        for _ in range(epochs):
+        for epoch in range(1, epochs + 1):
             teacher.model.train()
             order = rng.permutation(len(labels))
             for rows in np.split(order[: len(order) // batch_size * batch_size], len(order) // batch_size):
                 first, second = teacher.embed([ids[side][row] for side in (0, 1) for row in rows], batch_size // 2).chunk(2)
-                loss = cosent(first, second, labels[rows].to(first.device))
-                loss.backward()
+                LOSSES[loss](first, second, labels[rows].to(first.device)).backward()
                 nn.utils.clip_grad_norm_(teacher.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
                 bar.update()
-            spearman = validate(teacher, validation)
-            bar.set_postfix(validation=f"{spearman:.4f}")
-            if spearman > best:
-                best, weights = spearman, copy.deepcopy(teacher.model.state_dict())
+            scores = validate(teacher, validation)
+            bar.write(
+                f"Epoch {epoch} of {epochs}: validation Spearman {scores.spearman:.4f}, error {scores.mse:.4f}", file=sys.stdout
+            )
+            if scores.spearman > best.spearman:
+                best, weights = scores, copy.deepcopy(teacher.model.state_dict())
     teacher.model.load_state_dict(weights)
     return best
 
 
-def validate(teacher: Teacher, pairs: PairData) -> float:
-    """The teacher's Spearman on pairs whose text is known."""
+def validate(teacher: Teacher, pairs: PairData) -> Scores:
+    """The teacher's scores on pairs whose text is known."""
     text = pairs.text()
-    return score_embeddings(teacher.encode(text.first), teacher.encode(text.second), pairs.labels).spearman
+    return score_embeddings(teacher.encode(text.first), teacher.encode(text.second), pairs.labels)
 
 
 def save_teacher(folder: Path, teacher: Teacher, facts: dict[str, Any]) -> None:

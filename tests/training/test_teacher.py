@@ -61,13 +61,15 @@ def test_before_training_it_is_the_mean_pooled_backbone(tiny_bert, pairs):
     np.testing.assert_allclose(ours, theirs.encode(sentences, normalize_embeddings=True), atol=1e-5)
 
 
-def test_fine_tuning_learns_and_keeps_the_best_epoch(tiny_bert, pairs):
+@pytest.mark.parametrize("loss", ["squared", "cosent"])
+def test_fine_tuning_learns_and_keeps_the_best_epoch(tiny_bert, pairs, loss):
     teacher = Teacher(Backbone(str(tiny_bert)))
     words = teacher.model.get_input_embeddings().weight.clone()
     before = validate(teacher, pairs[1])
-    best = fine_tune(teacher, *pairs, epochs=4, batch_size=10, learning_rate=3e-3, seed=0)
-    assert best > before + 0.02
-    assert validate(teacher, pairs[1]) == pytest.approx(best)
+    best = fine_tune(teacher, *pairs, loss=loss, epochs=4, batch_size=10, learning_rate=3e-3, seed=0)
+    assert best.spearman > before.spearman + 0.02
+    assert validate(teacher, pairs[1]).spearman == pytest.approx(best.spearman)
+    assert (best.mse < before.mse / 2) == (loss == "squared")
     assert torch.equal(teacher.model.get_input_embeddings().weight, words)
 
 
@@ -77,7 +79,8 @@ def test_harmful_fine_tuning_leaves_the_backbone_as_it_was(tiny_bert, pairs):
     labels = -np.asarray(pairs[0].labels)
     upside_down = PairData(pairs[0].tokens, pairs[0].first, pairs[0].second, 5 + labels, pairs[0].sentences)
     before = validate(teacher, pairs[1])
-    assert fine_tune(teacher, upside_down, pairs[1], epochs=1, batch_size=10, learning_rate=3e-3, seed=0) == before
+    settings = {"loss": "cosent", "epochs": 1, "batch_size": 10, "learning_rate": 3e-3, "seed": 0}
+    assert fine_tune(teacher, upside_down, pairs[1], **settings) == before
     assert all(torch.equal(value, start[name]) for name, value in teacher.model.state_dict().items())
 
 
