@@ -6,6 +6,8 @@
 # make model STSB=DIR   model.bin as shipped, and its pictures: half an hour
 # make study NAME=sts   results/sts.md: hours on two cores, resumable; sts and compression need STSB=DIR (train.csv,
 #                       dev.csv, test.csv), retrieval needs QUESTIONS=FILE
+# make general STSB=DIR STS=DIR QUESTIONS=FILE   results/general.md: the shipped model on text of other kinds; STS has
+#                       sts2012.csv, sts2013.csv and sts2014.csv
 # make bench STSB=DIR   results/speed.md: everything that is said about speed, on an idle machine
 # make train-retrieval DATASET=FILE   train to find matches; train-tb with TensorBoard; mine for the negatives alone;
 #                                     evaluate for the scores of MODEL=FILE on the parts set aside
@@ -21,7 +23,7 @@ STSB ?= data/stsb
 DATASET ?= data/questions.tsv
 WORKERS ?= 2
 
-.PHONY: help train test lint check judge trust study model bench train-retrieval train-tb evaluate mine demo export clean
+.PHONY: help train test lint check judge trust study model general bench train-retrieval train-tb evaluate mine demo export clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
@@ -110,6 +112,17 @@ model: stores/stsb/test.store stores/teacher-0/teacher.json
 	cp runs/model/training.png results/training.png
 	$(RUN) visualize_tsne.py --data stores/stsb/test.store --out results/tsne_map.png
 	$(RUN) evaluate.py --data stores/stsb/test.store --validation stores/stsb/dev.store --plot results/predictions.png
+
+# The model that ships on text of other kinds.
+STS ?= data/sts
+years := sts2012 sts2013 sts2014
+
+general: stores/stsb/test.store stores/general/sts2014.store stores/questions/questions.store
+	$(RUN) evaluate.py --data stores/stsb/test.store $(years:%=stores/general/%.store) stores/questions/questions.store \
+		--meaning --out results/general.md
+
+stores/general/sts2014.store: | .venv/installed
+	$(RUN) prepare_data.py $(years:%=$(STS)/%.csv) --out $(@D)
 
 bench: stores/stsb/test.store .venv/with-tests $(JUDGE)/bin/python
 	$(INSTALL) -r benchmarks/requirements.txt

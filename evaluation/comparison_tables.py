@@ -18,6 +18,7 @@ TITLES = {
     "spearman": "Spearman",
     "pearson": "Pearson",
     "mse": "error",
+    "bias": "bias",
     "unrelated": "unrelated",
     "threshold": "threshold",
     "accuracy": "accuracy",

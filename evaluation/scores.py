@@ -25,6 +25,7 @@ class Scores:
         pearson: their linear correlation, -1 to 1.
         mse: mean squared error of the cosines against label / 5.
         mae: mean absolute error of the same.
+        bias: mean of cosine minus label / 5; above 0 if pairs seem more similar than they are.
         unrelated: mean cosine of the first sentence of each pair and the second sentence of the next pair, after the last pair
             of the first one. In a file sorted by source these are sentences of the same kind of text, so it is a stricter test
             than sentences drawn at random. NaN for a single pair.
@@ -35,6 +36,7 @@ class Scores:
     pearson: float
     mse: float
     mae: float
+    bias: float
     unrelated: float
     pairs: int
 
@@ -116,6 +118,7 @@ def score_embeddings(first: torch.Tensor, second: torch.Tensor, labels: np.ndarr
         pearson=pearson(cosine, labels),
         mse=mse(cosine, similarity),
         mae=mae(cosine, similarity),
+        bias=float(np.mean(cosine - similarity, dtype=np.float64)),
         unrelated=float(cosines(first, second.roll(-1, 0)).mean(dtype=np.float64)) if len(labels) > 1 else float("nan"),
         pairs=len(labels),
     )

@@ -64,7 +64,7 @@ class CompressionReport:
             ]
             for alpha, runs in self.by_setting(PUBLISHED, NOISE_FIELD).items()
         ]
-        return markdown(["noise_alpha", "published Spearman", "ours, test", "ours, validation", "ours, test MSE"], rows)
+        return markdown(["noise_alpha", "published Spearman", "ours, test", "ours, validation", "ours, test error"], rows)
 
     def storage_table(self) -> str:
         """Embeddings cut short, stored as float32, int8 or bits: bytes per embedding, Spearman on both parts."""

@@ -15,7 +15,7 @@ PARTS = ("validation", "test")
 TITLES = {
     "spearman": "Spearman",
     "pearson": "Pearson",
-    "mse": "MSE",
+    "mse": "error",
     "mae": "MAE",
     "triplet_accuracy": "triplet accuracy",
     "mrr": "MRR@10",

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from data import open_pairs, sentence_groups, split_by_groups, training_batches
+from data import STARTER_DEV, STARTER_TEST, STARTER_TRAIN, open_pairs, sentence_groups, split_by_groups, training_batches
 from evaluation.encoding import encode
 from model import EncoderConfig, SentenceEncoder, mean_pooling, sentence_lengths
 from tokens.token_store import create_store, open_store
@@ -197,3 +197,11 @@ def test_groups_and_splits_depend_on_which_sentences_are_equal_and_not_on_their_
     assert sentence_groups(make_pairs(first, second)).tolist() == [0, 0, 1, 0, 2, 2, 3, 4]
     parts = [split_by_groups(make_pairs(first, second, seed=seed), 0.3, seed=0)[1].first.tolist() for seed in range(5)]
     assert all(part == parts[0] for part in parts)
+
+
+def test_hard_starter_pairs_are_rows_of_the_starter_files_and_occur_once():
+    starter = [row for path in (STARTER_TRAIN, STARTER_DEV, STARTER_TEST) for row in path.read_bytes().splitlines(keepends=True)]
+    files = sorted((STARTER_TRAIN.parent / "hard").glob("*.tsv"))
+    hard = [row for path in files for row in path.read_bytes().splitlines(keepends=True)]
+    assert files and set(hard) <= set(starter)
+    assert len(set(hard)) == len(hard)

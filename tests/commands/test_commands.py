@@ -77,14 +77,14 @@ def test_evaluate_prints_a_table_and_json_with_the_same_figures(files, run_here)
     model, data = files
     table = cells_of(run_here("evaluate.py", "--model", model, "--data", data).stdout)
     figures = figures_of(run_here("evaluate.py", "--model", model, "--data", data, "--json"))
-    assert table[0] == ["data", "encoder", "pairs", "Spearman", "Pearson", "error", "unrelated"]
+    assert table[0] == ["data", "encoder", "pairs", "Spearman", "Pearson", "error", "bias", "unrelated"]
     assert figures["data"].keys() == {"x.store"} and figures["data"]["x.store"].keys() == {"mean pooling", "encoder"}
     encoders = {"mean pooling": mean_pooling(32), "encoder": load_encoder(model)}
     for line, first_cell, (name, encoder) in zip(table[1:], ("x.store", ""), encoders.items(), strict=False):
         expected, own = score(encoder, open_pairs([data])), figures["data"]["x.store"][name]
-        for metric in ("spearman", "pearson", "mse", "mae", "unrelated"):
+        for metric in ("spearman", "pearson", "mse", "mae", "bias", "unrelated"):
             assert own[metric] == pytest.approx(getattr(expected, metric), abs=1e-6)
-        shown = [f"{own[metric]:.4f}" for metric in ("spearman", "pearson", "mse", "unrelated")]
+        shown = [f"{own[metric]:.4f}" for metric in ("spearman", "pearson", "mse", "bias", "unrelated")]
         assert line == [first_cell, name, "80", *shown] and own["pairs"] == 80
         cost = figures["encoders"][name]
         assert cost["output dim"] == encoder.config.output_dim and cost["sentences/s"] > 0
@@ -128,7 +128,7 @@ def test_several_data_sets_are_rows_of_one_table_with_their_means_last(files, tm
                 found = figures["data"][name][who][metric]
                 assert found is None if np.isnan(value) else found == pytest.approx(value, abs=1e-6)
     for who, means in figures["mean"].items():
-        assert means.keys() == {"spearman", "pearson", "mse", "mae", "unrelated"}
+        assert means.keys() == {"spearman", "pearson", "mse", "mae", "bias", "unrelated"}
         for metric, value in means.items():
             assert value == pytest.approx(np.mean([figures["data"][name][who][metric] for name in sets]), abs=1e-12)
     printed = run_here("evaluate.py", *arguments).stdout
@@ -137,7 +137,7 @@ def test_several_data_sets_are_rows_of_one_table_with_their_means_last(files, tm
     assert [line[:2] for line in lines] == [
         [name, who] for data in (*sets, "mean") for name, who in zip((data, ""), encoders, strict=True)
     ]
-    shown = [f"{figures['mean']['encoder'][metric]:.4f}" for metric in ("spearman", "pearson", "mse", "unrelated")]
+    shown = [f"{figures['mean']['encoder'][metric]:.4f}" for metric in ("spearman", "pearson", "mse", "bias", "unrelated")]
     assert lines[-1] == ["", "encoder", *shown]
     assert title == "Pairs without labels"
     header, *lines = cells_of(ranking)
@@ -489,6 +489,7 @@ def test_scores_are_of_the_cosine():
     ours = score_embeddings(first, second, labels)
     assert ours.spearman == pytest.approx(theirs["spearman_cosine"], abs=1e-6)
     assert ours.pearson == pytest.approx(theirs["pearson_cosine"], abs=1e-6)
+    assert ours.bias == pytest.approx(float((first * second).sum(1).mean()) - labels.mean() / 5, abs=1e-6)
 
 
 def test_saving_refuses_more_than_20_mib_and_keeps_what_it_replaces(tmp_path):
