@@ -107,7 +107,7 @@ def parse_options(arguments: Sequence[str]) -> tuple[Recipe, Any]:
     parser.add_argument("--data", nargs="+", help=f"training pairs: {PAIRS_HELP} (default: data/*.dat, else the starter pairs)")
     parser.add_argument("--validation", nargs="+", help="pairs that choose the best weights (default: part of the training pairs)")
     parser.add_argument("--test", nargs="+", help="held-out pairs, scored once at the end")
-    parser.add_argument("--teacher", help="folder written by teacher.py; use it with --preset distilled")
+    parser.add_argument("--teacher", nargs="+", help="folders written by teacher.py, one or more; use them with --preset distilled")
     parser.add_argument("--out", help="checkpoint to write (default: model.bin, for the starter pairs runs/starter/model.bin)")
     parser.add_argument("--run_dir", help="folder for history, metrics, recipe, curve (default: runs/DATE-TIME or runs/starter)")
     parser.add_argument("--resume", action="store_true", help="resume the stopped run in --run_dir, to the same result")
@@ -164,7 +164,7 @@ def open_run(recipe: Recipe, options: Any) -> Run:
         training, validation = split_by_groups(training, recipe.validation_fraction, recipe.seed)
         set_aside = {"fraction": recipe.validation_fraction, "seed": recipe.seed}
     if options.teacher:
-        training = with_teacher_targets(training, Path(options.teacher), set_aside)
+        training = with_teacher_targets(training, [Path(folder) for folder in options.teacher], set_aside)
     name, folder = Path(options.config or options.preset).stem, Path(options.run_dir)
     return Run(recipe, name, training, validation, test, split_from, out, folder)
 

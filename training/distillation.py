@@ -7,37 +7,61 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from common.errors import InputError
 from data import PairData, TeacherTargets
+from model import unit_length
 from tokens.backbone import Backbone
-from tokens.token_store import cached_store, create_store, identity_of
+from tokens.token_store import TokenStore, cached_store, create_store, identity_of
 from training.teacher import load_teacher, read_teacher
 
 MIN_WORDS = 4  # of a sentence that is cut into pieces
 
 
-def with_teacher_targets(pairs: PairData, folder: Path, set_aside: dict[str, float] | None = None) -> PairData:
-    """Add teacher targets to training pairs.
+def with_teacher_targets(pairs: PairData, folders: Sequence[Path], set_aside: dict[str, float] | None = None) -> PairData:
+    """Add teacher targets to training pairs: the mean of the teachers' cosines, each with its embeddings centred.
 
-    They are computed once and cached in the teacher's folder. If the tokens' backbone is unknown, as for `.dat` files, there
-    are no unlabelled sentences.
+    What all sentences have in common is taken out of a teacher's embeddings, as it is out of the encoder's when it starts
+    centred; a teacher fine-tuned with CoSENT gives unrelated sentences a cosine of 0.6 otherwise. Targets are computed once and
+    cached in the teacher's folder. If the tokens' backbone is unknown, as for `.dat` files, there are no unlabelled sentences.
 
     Args:
         pairs: training pairs whose text is known.
-        folder: written by teacher.py.
+        folders: written by teacher.py, one or more.
         set_aside: fraction and seed of the validation split, None if validation pairs were given.
 
     Raises:
-        InputError: if the folder holds no teacher, the text is unknown, or the teacher was trained on validation pairs.
+        InputError: if a folder holds no teacher, the text is unknown, or a teacher was trained on validation pairs.
     """
+    stores = [_open_targets(pairs, folder, set_aside) for folder in folders]
+    embeddings = [_centred(store.extra) for store in stores]
+    # The cosine of the embeddings side by side, divided by the root of their number, is the mean of the cosines.
+    first, second, pieces = (
+        np.concatenate(sides, axis=1) / np.sqrt(np.float32(len(sides))) for sides in zip(*embeddings, strict=True)
+    )
+    targets = TeacherTargets(
+        pairs=np.stack([first, second], axis=1), unlabelled=len(pairs.tokens) + np.arange(len(stores[0])), embeddings=pieces
+    )
+    return replace(pairs, tokens=pairs.tokens.followed_by(stores[0]), targets=targets)
+
+
+def _centred(extra: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """A teacher's embeddings of first sentences, second sentences and pieces, minus their mean over the pairs, unit length."""
+    sides = [np.asarray(extra[name], np.float32) for name in ("first", "second", "pieces")]
+    mean = np.concatenate(sides[:2]).mean(0)
+    return [unit_length(torch.from_numpy(side - mean)).numpy() for side in sides]
+
+
+def _open_targets(pairs: PairData, folder: Path, set_aside: dict[str, float] | None) -> TokenStore:
+    """A teacher's embeddings and the tokens of the unlabelled sentences, from its folder or computed now."""
     facts = read_teacher(folder)
     if set_aside is not None and facts["set_aside"] != set_aside:
         raise InputError(
@@ -54,13 +78,7 @@ def with_teacher_targets(pairs: PairData, folder: Path, set_aside: dict[str, flo
     description = {"teacher": identity_of(folder / "model.safetensors"), "tokens": tokens, "pairs": digest.hexdigest()}
     name = hashlib.blake2b(json.dumps(description).encode(), digest_size=6).hexdigest()
     path = folder / f"targets-{name}.store"
-    store = cached_store(path, description, lambda cache: _write_targets(cache, pairs, folder, description))
-    targets = TeacherTargets(
-        pairs=np.stack([store.extra["first"], store.extra["second"]], axis=1),
-        unlabelled=len(pairs.tokens) + np.arange(len(store)),
-        embeddings=store.extra["pieces"],
-    )
-    return replace(pairs, tokens=pairs.tokens.followed_by(store), targets=targets)
+    return cached_store(path, description, lambda cache: _write_targets(cache, pairs, folder, description))
 
 
 def _write_targets(path: Path, pairs: PairData, folder: Path, description: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,46 +116,71 @@ def test_the_command_writes_a_teacher_and_training_learns_from_it(tiny_bert, pai
     assert "no loss of the recipe uses it; choose --preset distilled" in last_line(unheard)
 
 
-def test_targets_are_the_teachers_embeddings_of_sentences_and_pieces(folder, pairs):
+def centred_by(teacher: Teacher, pairs: PairData) -> Callable[[np.ndarray], np.ndarray]:
+    """Subtracts the mean embedding of the pairs' sentences and scales to unit length."""
+    mean = np.concatenate([teacher.encode(side) for side in (pairs.text().first, pairs.text().second)]).mean(0)
+    return lambda embeddings: (embeddings - mean) / np.linalg.norm(embeddings - mean, axis=1, keepdims=True)
+
+
+def test_targets_are_the_teachers_embeddings_of_sentences_and_pieces_without_what_all_have_in_common(folder, pairs):
     training, teacher = pairs[0], load_teacher(folder)
-    taught = with_teacher_targets(training, folder)
+    centred = centred_by(teacher, training)
+    taught = with_teacher_targets(training, [folder])
     for side, sentences in enumerate((training.text().first, training.text().second)):
-        np.testing.assert_allclose(taught.targets.pairs[:, side], teacher.encode(sentences), atol=1e-5)
+        np.testing.assert_allclose(taught.targets.pairs[:, side], centred(teacher.encode(sentences).numpy()), atol=1e-5)
     pieces = make_pieces(list(dict.fromkeys(training.text().first + training.text().second)), seed=0)
     assert len(taught.targets.unlabelled) == len(pieces) == len(taught.tokens) - len(training.tokens) > 50
-    np.testing.assert_allclose(taught.targets.embeddings, teacher.encode(pieces), atol=1e-5)
+    np.testing.assert_allclose(taught.targets.embeddings, centred(teacher.encode(pieces).numpy()), atol=1e-5)
     for i in (0, 7, len(pieces) - 1):
         tokens = taught.tokens.sentence(taught.targets.unlabelled[i])  # of the backbone, here the same as the teacher
-        mean = tokens.mean(0) / np.linalg.norm(tokens.mean(0))
-        np.testing.assert_allclose(mean, taught.targets.embeddings[i], atol=1e-5)
+        pooled = tokens.mean(0, keepdims=True)
+        (expected,) = centred(pooled / np.linalg.norm(pooled))
+        np.testing.assert_allclose(expected, taught.targets.embeddings[i], atol=1e-5)
     some = np.array([3, 1])
     assert np.array_equal(taught.select(some).targets.pairs, taught.targets.pairs[some])
 
 
+def test_the_cosines_of_several_teachers_are_averaged(folder, pairs, tiny_bert, tmp_path):
+    other = Teacher(Backbone(str(tiny_bert)))
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    save_teacher(tmp_path / "other", other, {"set_aside": None})
+
+    def cosines(*folders: Path) -> tuple[np.ndarray, np.ndarray]:
+        targets = with_teacher_targets(pairs[0], folders).targets
+        return (targets.pairs[:, 0] * targets.pairs[:, 1]).sum(1), targets.embeddings @ targets.embeddings.T
+
+    for both, *single in zip(cosines(folder, tmp_path / "other"), cosines(folder), cosines(tmp_path / "other"), strict=True):
+        assert np.abs(single[0] - single[1]).max() > 0.05
+        np.testing.assert_allclose(both, np.mean(single, axis=0), atol=1e-5)
+
+
 def test_targets_are_made_once_for_the_same_pairs(folder, pairs):
-    with_teacher_targets(pairs[0], folder)
+    with_teacher_targets(pairs[0], [folder])
     (made,) = folder.glob("targets-*.store")
     before = made.stat().st_mtime_ns
-    with_teacher_targets(pairs[0], folder)
+    with_teacher_targets(pairs[0], [folder])
     assert made.stat().st_mtime_ns == before
-    with_teacher_targets(pairs[0].select(np.arange(30)), folder)
+    with_teacher_targets(pairs[0].select(np.arange(30)), [folder])
     assert len(list(folder.glob("targets-*.store"))) == 2
 
 
 def test_batches_carry_the_teacher_in_the_order_of_their_sentences(folder, pairs):
-    """Tokens and teacher are of the same backbone: mean-pooled tokens must be the teacher's embeddings."""
-    taught = with_teacher_targets(pairs[0], folder)
+    """Tokens and teacher are of the same backbone: mean-pooled tokens must be the teacher's embeddings, centred."""
+    taught = with_teacher_targets(pairs[0], [folder])
+    centred = centred_by(load_teacher(folder), pairs[0])
     for batch in training_batches(taught, 16, np.random.default_rng(0), unlabelled=5):
         pooled = torch.cat([tokens.sum(1) for tokens, _ in batch.buckets])[batch.position]
         assert len(pooled) == 2 * (len(batch.labels) + 5)
-        np.testing.assert_allclose(torch.nn.functional.normalize(pooled, dim=1), batch.teacher, atol=1e-5)
+        np.testing.assert_allclose(centred(torch.nn.functional.normalize(pooled, dim=1).numpy()), batch.teacher, atol=1e-5)
     everything = next(training_batches(taught, 16, np.random.default_rng(0), unlabelled=10**6))
     assert len(everything.position) == 2 * (16 + len(taught.targets.unlabelled) // 2)
 
 
 def test_if_the_backbone_of_the_tokens_is_unknown_there_are_no_pieces(folder, pairs):
     unknown = replace(pairs[0], tokens=replace(pairs[0].tokens, description={}))
-    taught = with_teacher_targets(unknown, folder)
+    taught = with_teacher_targets(unknown, [folder])
     assert len(taught.targets.unlabelled) == 0 and taught.targets.pairs.shape == (60, 2, 16)
     batch = next(training_batches(taught, 16, np.random.default_rng(0), unlabelled=5))
     assert len(batch.position) == len(batch.teacher) == 32
@@ -165,10 +191,10 @@ def test_pairs_set_aside_are_the_same_for_teacher_and_training(tiny_bert, pairs,
     options = ("--data", tmp_path / "train.store", "--backbone", tiny_bert, "--epochs", "1", "--batch_size", "10")
     assert run_here("teacher.py", *options, "--out", out).returncode == 0
     training, validation = split_by_groups(pairs[0], 0.1, 0)
-    taught = with_teacher_targets(training, out, {"fraction": 0.1, "seed": 0})
+    taught = with_teacher_targets(training, [out], {"fraction": 0.1, "seed": 0})
     assert len(taught.targets.pairs) == len(training) == 60 - len(validation)
     with pytest.raises(InputError, match="with --seed 1"):
-        with_teacher_targets(training, out, {"fraction": 0.1, "seed": 1})
+        with_teacher_targets(training, [out], {"fraction": 0.1, "seed": 1})
 
 
 def test_pieces_are_of_the_words_of_the_sentences_and_none_is_known():
@@ -182,7 +208,7 @@ def test_pieces_are_of_the_words_of_the_sentences_and_none_is_known():
 
 def test_folders_that_are_no_teacher(tmp_path, pairs):
     with pytest.raises(InputError, match="not a teacher, expected a folder written by teacher"):
-        with_teacher_targets(pairs[0], tmp_path)
+        with_teacher_targets(pairs[0], [tmp_path])
 
 
 def test_pairs_without_text_are_one_clear_line(challenge, tmp_path, run_here):
