@@ -48,6 +48,7 @@ class Pipeline:
         weight_decay: of AdamW.
         warmup_ratio: fraction of the training steps for warm-up.
         encoder: the encoder to train; input_dim comes from the data.
+        start: initial weights, baseline (as mean pooling) or centred (as its principal components).
         scale: scale of the cosines in the ranking loss.
         symmetric: also rank from match to sentence.
         label_loss: extra loss on all labelled pairs; left out if there are no labels.
@@ -72,6 +73,7 @@ class Pipeline:
     weight_decay: float = 0.01
     warmup_ratio: float = 0.1
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    start: Literal["baseline", "centred"] = "centred"
     scale: float = 20.0
     symmetric: bool = True
     label_loss: Literal["cosent", "cosine_mse", "pearson"] = "cosent"
@@ -93,7 +95,7 @@ class Pipeline:
             losses[self.label_loss] = LossTerm(weight=self.label_weight)
         recipe = Recipe(
             encoder=self.encoder,
-            start="baseline",
+            start=self.start,
             # Keep the last weights: the best Spearman on pairs is not the best MRR among all documents.
             phases={"ranking": Phase(epochs=self.epochs, losses=losses, without_duplicates=True, select="none")},
             never_below_baseline=False,  # run() compares MRR instead
