@@ -77,10 +77,10 @@ $(JUDGE)/bin/python:
 
 # Studies. A run that is done is not repeated.
 NAME ?= sts
-KINDS := stsb stsb-word stsb-early stsb-static
+KINDS := stsb stsb-early stsb-static
 SEEDS := 0 1 2
 QUESTIONS ?= $(DATASET)
-needs_sts := $(KINDS:%=stores/%/test.store) $(SEEDS:%=stores/teacher-%/teacher.json)
+needs_sts := $(KINDS:%=stores/%/test.store) $(foreach loss,squared cosent,$(SEEDS:%=stores/teacher-$(loss)-%/teacher.json))
 needs_compression := stores/stsb-pooled/test.store
 needs_retrieval := stores/questions/questions.store
 
@@ -95,20 +95,24 @@ stores/stsb-pooled/test.store: | .venv/installed
 	$(RUN) prepare_data.py $(STSB)/train.csv $(STSB)/dev.csv $(STSB)/test.csv --out $(@D) --pooled
 
 layers_of_stsb := 2,-1
-layers_of_stsb-word := word,-1
 layers_of_stsb-early := 0,2
 layers_of_stsb-static := word
 
 stores/%/test.store: | .venv/installed
 	$(RUN) prepare_data.py $(STSB)/train.csv $(STSB)/dev.csv $(STSB)/test.csv --out stores/$* --layers=$(layers_of_$*)
 
-stores/teacher-%/teacher.json: | stores/stsb/test.store
-	$(RUN) teacher.py --data stores/stsb/train.store --validation stores/stsb/dev.store --seed $* --bfloat16 --out $(@D)
+fine_tune = $(RUN) teacher.py --data stores/stsb/train.store --validation stores/stsb/dev.store --bfloat16 --out $(@D)
+
+stores/teacher-squared-%/teacher.json: | stores/stsb/test.store
+	$(fine_tune) --loss squared --seed $*
+
+stores/teacher-cosent-%/teacher.json: | stores/stsb/test.store
+	$(fine_tune) --loss cosent --seed $*
 
 # The model that ships.
-model: stores/stsb/test.store stores/teacher-0/teacher.json
+model: stores/stsb/test.store stores/teacher-squared-0/teacher.json stores/teacher-cosent-0/teacher.json
 	$(RUN) train.py --data stores/stsb/train.store --validation stores/stsb/dev.store --test stores/stsb/test.store \
-		--preset distilled --teacher stores/teacher-0 --run_dir runs/model --out model.bin
+		--preset distilled --teacher stores/teacher-squared-0 stores/teacher-cosent-0 --run_dir runs/model --out model.bin
 	cp runs/model/training.png results/training.png
 	$(RUN) visualize_tsne.py --data stores/stsb/test.store --out results/tsne_map.png
 	$(RUN) evaluate.py --data stores/stsb/test.store --validation stores/stsb/dev.store --plot results/predictions.png

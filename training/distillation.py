@@ -41,27 +41,24 @@ def with_teacher_targets(pairs: PairData, folders: Sequence[Path], set_aside: di
     Raises:
         InputError: if a folder holds no teacher, the text is unknown, or a teacher was trained on validation pairs.
     """
-    stores = [_open_targets(pairs, folder, set_aside) for folder in folders]
-    embeddings = [_centred(store.extra) for store in stores]
+    for folder in folders:
+        _check_set_aside(folder, set_aside)
+    text, tokens = pairs.text(), _kind_of(pairs.tokens)
+    sentences = list(dict.fromkeys(text.first + text.second))
+    sides = {"first": text.first, "second": text.second, "pieces": make_pieces(sentences, seed=0) if tokens["backbone"] else []}
+    pieces = _open_pieces(folders[0], sides["pieces"], tokens, pairs.tokens.dim)
+    embeddings = [_centred(_open_embeddings(folder, sides)) for folder in folders]
     # The cosine of the embeddings side by side, divided by the root of their number, is the mean of the cosines.
-    first, second, pieces = (
-        np.concatenate(sides, axis=1) / np.sqrt(np.float32(len(sides))) for sides in zip(*embeddings, strict=True)
+    first, second, unlabelled = (
+        np.concatenate(parts, axis=1) / np.sqrt(np.float32(len(parts))) for parts in zip(*embeddings, strict=True)
     )
     targets = TeacherTargets(
-        pairs=np.stack([first, second], axis=1), unlabelled=len(pairs.tokens) + np.arange(len(stores[0])), embeddings=pieces
+        pairs=np.stack([first, second], axis=1), unlabelled=len(pairs.tokens) + np.arange(len(pieces)), embeddings=unlabelled
     )
-    return replace(pairs, tokens=pairs.tokens.followed_by(stores[0]), targets=targets)
+    return replace(pairs, tokens=pairs.tokens.followed_by(pieces), targets=targets)
 
 
-def _centred(extra: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """A teacher's embeddings of first sentences, second sentences and pieces, minus their mean over the pairs, unit length."""
-    sides = [np.asarray(extra[name], np.float32) for name in ("first", "second", "pieces")]
-    mean = np.concatenate(sides[:2]).mean(0)
-    return [unit_length(torch.from_numpy(side - mean)).numpy() for side in sides]
-
-
-def _open_targets(pairs: PairData, folder: Path, set_aside: dict[str, float] | None) -> TokenStore:
-    """A teacher's embeddings and the tokens of the unlabelled sentences, from its folder or computed now."""
+def _check_set_aside(folder: Path, set_aside: dict[str, float] | None) -> None:
     facts = read_teacher(folder)
     if set_aside is not None and facts["set_aside"] != set_aside:
         raise InputError(
@@ -69,34 +66,56 @@ def _open_targets(pairs: PairData, folder: Path, set_aside: dict[str, float] | N
             f"without it and with --seed {set_aside['seed']}",
             path=folder,
         )
-    tokens = {key: pairs.tokens.description.get(key) for key in ("backbone", "layers", "max_length")}
-    if pairs.tokens.description.get("pooled"):
-        tokens["pooled"] = True
-    digest = hashlib.blake2b(digest_size=16)
-    for side in (pairs.first, pairs.second):
-        digest.update(pairs.tokens.digests[side].tobytes())
-    description = {"teacher": identity_of(folder / "model.safetensors"), "tokens": tokens, "pairs": digest.hexdigest()}
-    name = hashlib.blake2b(json.dumps(description).encode(), digest_size=6).hexdigest()
-    path = folder / f"targets-{name}.store"
-    return cached_store(path, description, lambda cache: _write_targets(cache, pairs, folder, description))
 
 
-def _write_targets(path: Path, pairs: PairData, folder: Path, description: dict[str, Any]) -> None:
-    teacher, text, tokens = load_teacher(folder), pairs.text(), description["tokens"]
-    pieces = make_pieces(list(dict.fromkeys(text.first + text.second)), seed=0) if tokens["backbone"] else []
-    sides = {"first": text.first, "second": text.second, "pieces": pieces}
-    embeddings = {name: teacher.encode(side, progress=f"teacher, {name}").numpy() for name, side in sides.items()}
-    order = []
-    with create_store(path, pairs.tokens.dim) as writer:
-        if pieces:
-            backbone = Backbone(
-                tokens["backbone"], tokens["layers"], pooled=tokens.get("pooled", False), max_length=tokens["max_length"]
-            )
-            encoded = backbone.token_embeddings(backbone.tokenize(pieces)[0])
-            for number, piece in tqdm(encoded, total=len(pieces), unit="sentence", desc="tokens, pieces", disable=None):
-                writer.append(piece)
-                order.append(number)
-        writer.finish(embeddings, description, order)
+def _kind_of(tokens: TokenStore) -> dict[str, Any]:
+    """How to make tokens of the same kind from other sentences."""
+    kind = {key: tokens.description.get(key) for key in ("backbone", "layers", "max_length")}
+    return kind | ({"pooled": True} if tokens.description.get("pooled") else {})
+
+
+def _open_pieces(folder: Path, pieces: Sequence[str], tokens: dict[str, Any], dim: int) -> TokenStore:
+    """The tokens of the pieces, from a teacher's folder or made now."""
+    description = {"tokens": tokens, "pieces": _hash(pieces)}
+
+    def write(path: Path) -> None:
+        order = []
+        with create_store(path, dim) as writer:
+            if pieces:
+                backbone = Backbone(
+                    tokens["backbone"], tokens["layers"], pooled=tokens.get("pooled", False), max_length=tokens["max_length"]
+                )
+                encoded = backbone.token_embeddings(backbone.tokenize(pieces)[0])
+                for number, piece in tqdm(encoded, total=len(pieces), unit="sentence", desc="tokens, pieces", disable=None):
+                    writer.append(piece)
+                    order.append(number)
+            writer.finish({}, description, order)
+
+    return cached_store(folder / f"pieces-{_hash(description)}.store", description, write)
+
+
+def _open_embeddings(folder: Path, sides: Mapping[str, Sequence[str]]) -> list[np.ndarray]:
+    """A teacher's embeddings of some lists of sentences, from its folder or computed now."""
+    description = {"teacher": identity_of(folder / "model.safetensors"), "sentences": _hash(list(sides.values()))}
+
+    def write(path: Path) -> None:
+        teacher = load_teacher(folder)
+        embeddings = {name: teacher.encode(side, progress=f"{folder.name}, {name}").numpy() for name, side in sides.items()}
+        with create_store(path, teacher.backbone.width) as writer:
+            writer.finish(embeddings, description)
+
+    store = cached_store(folder / f"targets-{_hash(description)}.store", description, write)
+    return [store.extra[name] for name in sides]
+
+
+def _centred(embeddings: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Embeddings of first sentences, second sentences and pieces, minus their mean over the pairs, unit length."""
+    mean = np.concatenate(embeddings[:2]).mean(0)
+    return [unit_length(torch.from_numpy(side - mean)).numpy() for side in embeddings]
+
+
+def _hash(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=8).hexdigest()
 
 
 def make_pieces(sentences: Sequence[str], seed: int) -> list[str]:
