@@ -23,7 +23,7 @@ def main() -> None:
     options = parser.parse_args()
     out = output_file(options.out, suffix=".md") if options.out else None
     rows = read_finished_runs(Path(folder) for folder in options.folders)
-    table = summary_table(rows, ["spearman", "pearson"])
+    table = summary_table(rows, ["spearman", "mse"])
     if out:
         write_text_atomically(out, table)
     print(table, end="")

@@ -27,7 +27,7 @@ from common.cli import PAIRS_HELP, command_to_resume, make_parser, output_file, 
 from common.devices import choose_device
 from common.errors import InputError
 from data import DATA, STARTER_DEV, STARTER_TEST, STARTER_TRAIN, PairData, open_pairs, split_by_groups
-from evaluation.scores import METRICS, score, score_table, selection_metric
+from evaluation.scores import METRICS, Scores, score, score_table, selection_metric
 from model import mean_pooling
 from tokens.dat_files import list_dat_files
 from tokens.tables import is_on_hub
@@ -178,8 +178,9 @@ def train(run: Run, device: torch.device, saved: SavedRun, resume: bool) -> Trai
     print(f"{len(run.training):,} training pairs, {len(run.validation):,} validation pairs, {parameters:,} parameters, {device}")
     if len(run.validation) < MIN_VALIDATION_PAIRS:
         print(f"{len(run.validation)} validation pairs are too few to choose the best weights; give --validation, or more pairs.")
-    baseline = getattr(trainer.baseline, trainer.metric)
-    print(f"Mean pooling, before training: validation {METRICS[trainer.metric]} {baseline:.4f}")
+    error = f", error {trainer.baseline.mse:.4f}" if isinstance(trainer.baseline, Scores) else ""
+    baseline = f"{METRICS[trainer.metric]} {getattr(trainer.baseline, trainer.metric):.4f}{error}"
+    print(f"Mean pooling, before training: validation {baseline}")
     print(saved.begin(trainer, resume))
     return saved.run(trainer)
 

@@ -10,7 +10,7 @@ from conftest import last_line
 
 def write_run(folder: Path, recipe: str, layers: str, test: float, seed: int) -> None:
     folder.mkdir(parents=True)
-    scores = {name: {"spearman": value, "pearson": value - 0.01} for name, value in (("mean pooling", 0.8), ("encoder", test))}
+    scores = {name: {"spearman": value, "mse": value - 0.01} for name, value in (("mean pooling", 0.8), ("encoder", test))}
     run = {"recipe": recipe, "seed": seed, "tokens": {"layers": layers}, "validation": scores, "test": scores}
     (folder / "metrics.json").write_text(json.dumps(run | {"parameters": 1234, "bytes": 2**20, "seconds": 10 * seed}))
 
@@ -78,7 +78,7 @@ def test_seeds_that_parted_validation_from_the_same_pairs_are_seeds(tmp_path, ru
         write_run(tmp_path / f"{seed}", "default", "2,-1", test, seed)
         path = tmp_path / f"{seed}" / "metrics.json"
         run = json.loads(path.read_text())
-        run["validation"]["mean pooling"] = {"spearman": 0.7 + seed / 10, "pearson": 0.5}
+        run["validation"]["mean pooling"] = {"spearman": 0.7 + seed / 10, "mse": 0.5}
         data = {part: {"identity": f"{part} {seed}"} for part in ("training", "validation")}
         path.write_text(json.dumps(run | {"data": data, "split_from": "all of them"}))
     rows = [line.split(" | ") for line in run_here("summarise.py", tmp_path).stdout.splitlines()[2:]]
