@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from conftest import last_line, run_script, store_parts
+from conftest import last_line, run_script, store_pairs, store_parts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +24,7 @@ from evaluation.encoding import encode, encode_pairs
 from evaluation.scores import score, score_embeddings
 from losses import LOSSES
 from model import EncoderConfig, SentenceEncoder, mean_pooling
+from tokens.token_store import open_store
 from training.gradient_cache import backward_in_parts
 from training.objective import BatchEmbeddings, nested_loss, phase_loss
 from training.recipe import LossTerm, Phase, Recipe
@@ -321,6 +323,31 @@ def test_the_command_leaves_a_model_and_a_record_and_prints_both_numbers(folder,
     )
     assert (tmp_path / "run" / "training.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["phases"]["graded"]["epochs"] == 3
+
+
+def test_the_last_line_says_what_is_worse_than_mean_pooling(folder, tmp_path, run_here):
+    """Validation labels divided by 50 ask for cosines near 0: ranks improve, the error does not."""
+    store = open_store(folder / "dev.store")
+    sentences = [store.sentence(i) for i in range(len(store))]
+    sides = (store.extra[name] for name in ("first", "second"))
+    flat = store_pairs(tmp_path / "flat.store", sentences, *sides, store.extra["labels"] / 50)
+    options = ("--preset", "ranks", "--validation", flat)
+    kept = train(run_here, folder, tmp_path, *options)
+    assert kept.returncode == 0, kept.stderr
+    assert re.fullmatch(
+        r"Test Spearman: mean pooling 0\.\d{4}, your encoder 0\.\d{4} \(epoch \d\)\. "
+        r"On the validation pairs it is worse in error \(0\.\d{4}, mean pooling 0\.\d{4}\)\.",
+        kept.stdout.splitlines()[-1],
+    )
+    error = [line for line in kept.stdout.splitlines() if line.startswith("validation error")]
+    assert len(error) == 1 and error[0].split()[2] < error[0].split()[3]
+    replaced = train(run_here, folder, tmp_path, *options, "--never_below_baseline", "true")
+    assert re.fullmatch(
+        r"Training ended below mean pooling in validation error \(0\.\d{4}, mean pooling 0\.\d{4}\), "
+        r"so the result is mean pooling\.",
+        replaced.stdout.splitlines()[-1],
+    )
+    assert load_encoder(tmp_path / "model.bin").config.architecture == "mean"
 
 
 def test_from_dat_files_the_numbers_are_those_from_the_store(folder, tmp_path):
