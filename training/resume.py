@@ -190,6 +190,7 @@ class SavedRun:
             InputError: if another run is using the folder, or the saved state is damaged or from a different run.
         """
         folder = self.path.parent
+        self._begin = self._last_save = time.monotonic()  # opening the pairs may have taken minutes
         if processes.is_main():
             self._acquire_lock()
         if resume and (contents := self.read()):
