@@ -55,7 +55,7 @@ def main() -> None:
     if plot and not calibrations:
         raise InputError("--plot needs pairs with labels, and those of --validation have none")
     mean = mean_scores([data.scores for data in labelled]) if len(labelled) > 1 else {}
-    by_cosine = meaning(labelled) if options.meaning else {}
+    by_cosine = meaning([data for data in labelled if data.is_graded] or labelled) if options.meaning else {}
     tables = score_tables(data_sets, mean) + ([meaning_table(by_cosine)] if by_cosine else [])
     if options.json:
         print(as_json(options.model, data_sets, {"mean": mean, "meaning": by_cosine}))

@@ -106,6 +106,11 @@ class DataSet:
     evaluations: dict[str, Evaluation]
 
     @property
+    def is_graded(self) -> bool:
+        """Whether the labels have more than two values."""
+        return len(np.unique(self.labels)) > 2
+
+    @property
     def scores(self) -> EncoderScores:
         """The scores of each encoder."""
         return {name: evaluation.scores for name, evaluation in self.evaluations.items()}

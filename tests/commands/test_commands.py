@@ -244,7 +244,13 @@ def test_pairs_that_match_or_not_have_a_threshold_and_an_accuracy(files, tmp_pat
 def test_the_meaning_of_cosines_is_the_labels_of_the_pairs_in_each_range(files, tmp_path, run_here):
     model, data = files
     other = store_pairs(tmp_path / "other.store", *learnable_pairs(np.random.default_rng(3), 50))
-    arguments = ("--model", model, "--data", data, without_labels(tmp_path / "plain.store", 30), other, "--meaning")
+    *sides, labels = learnable_pairs(np.random.default_rng(4), 40)
+    yes_or_no = store_pairs(
+        tmp_path / "matches.store", *sides, np.where(labels > 2.5, 5, 0).astype(np.float32)
+    )  # counts alone only
+    arguments = ("--model", model, "--data", data, without_labels(tmp_path / "plain.store", 30), other, yes_or_no, "--meaning")
+    alone = figures_of(run_here("evaluate.py", "--model", model, "--data", yes_or_no, "--meaning", "--json"))
+    assert alone["meaning"]["unrelated"]["encoder"]["pairs"] == 40
     figures = figures_of(run_here("evaluate.py", *arguments, "--json"))
     printed = run_here("evaluate.py", *arguments).stdout
     header, *lines = cells_of(printed.split("of pairs by their cosine\n\n")[1].split("\n\n")[0])
