@@ -1,4 +1,4 @@
-"""Compare an encoder with mean pooling of the same tokens, and with the backbone as sold.
+"""Compare an encoder with mean pooling of the same tokens, and with the backbone off the shelf.
 
 Examples:
 

@@ -1,4 +1,4 @@
-"""Several encoders on several data sets: your own, mean pooling of the same tokens, and the backbone as sold."""
+"""Several encoders on several data sets: your own, mean pooling of the same tokens, and the backbone off the shelf."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evaluation.encoding import encode_pairs
 from evaluation.metrics import best_threshold, mae, mse
 from evaluation.scores import cosines, score
 from model import EncoderConfig, SentenceEncoder, mean_pooling
-from tokens.backbone import is_sold_with_mean_pooling
+from tokens.backbone import is_known_to_mean_pool
 from tokens.token_store import TokenStore
 
 BASELINE, ENCODER = "mean pooling", "encoder"
@@ -77,23 +77,23 @@ def evaluate(encoder: SentenceEncoder, pairs: PairData, calibration: Calibration
 
 
 def encoders_to_compare(encoder: SentenceEncoder, tokens: TokenStore) -> dict[str, SentenceEncoder]:
-    """Mean pooling, the encoder and, where the tokens hold it, the backbone as sold: encoders of these tokens by name."""
-    return {"mean pooling": mean_pooling(tokens.dim), "encoder": encoder, **backbone_as_sold(tokens)}
+    """Mean pooling, the encoder and, where the tokens hold it, the backbone off the shelf: encoders of these tokens by name."""
+    return {"mean pooling": mean_pooling(tokens.dim), "encoder": encoder, **off_the_shelf(tokens)}
 
 
-def backbone_as_sold(tokens: TokenStore) -> dict[str, SentenceEncoder]:
+def off_the_shelf(tokens: TokenStore) -> dict[str, SentenceEncoder]:
     """What sentence-transformers' `encode` gives with the backbone of these tokens, as an encoder of them by its name.
 
     It is the mean of the last layer's dimensions. Empty unless the store's description names a backbone that is known to be sold
     with mean pooling, and its layers include the last one (-1). Sentences that the store truncated stay truncated.
     """
     name, layers = tokens.description.get("backbone"), str(tokens.description.get("layers")).replace(" ", "").split(",")
-    if name is None or "-1" not in layers or not is_sold_with_mean_pooling(name):
+    if name is None or "-1" not in layers or not is_known_to_mean_pool(name):
         return {}
     width = tokens.dim // len(layers)
     encoder = SentenceEncoder(EncoderConfig("projection", input_dim=tokens.dim, output_dim=width))
     encoder.head = _Dimensions(width * layers.index("-1"), width)  # in place of the learned projection
-    return {f"{Path(name).name}, as sold": encoder}
+    return {f"{Path(name).name}, off the shelf": encoder}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Scores of encoders on pairs, with labels or without: your own, mean pooling of the same tokens, and the backbone as sold."""
+"""Scores of encoders on pairs, with labels or without."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_every_example_with_text_runs(tmp_path, monkeypatch, capsys):
             run_command(block.strip(), monkeypatch)
         printed[block] = capsys.readouterr().out
     two_lines, ranked, picture, projected, _, exported, evaluator = printed.values()
-    assert float(two_lines) > 0.5
+    assert float(two_lines) > 0.3
     assert ranked.splitlines()[0].endswith("A band plays in the park.")
     assert picture and (tmp_path / "explanation.png").exists() and "(128,)" in projected
     assert "tensor([[0." in exported
@@ -84,10 +84,10 @@ def test_every_file_it_names_is_there(path):
 
 
 @pytest.mark.parametrize(
-    ("page", "results", "least"), [("README.md", "sts", 16), ("retrieval.md", "retrieval", 15), ("small.md", "compression", 15)]
+    ("page", "results", "least"), [("README.md", "sts general", 60), ("retrieval.md", "retrieval", 15), ("small.md", "compression", 15)]
 )
 def test_every_figure_of_its_tables_is_in_the_results(page, results, least):
-    known = (ROOT / "results" / f"{results}.md").read_text(encoding="utf-8")
+    known = "".join((ROOT / "results" / f"{name}.md").read_text(encoding="utf-8") for name in results.split())
     figures = re.findall(r"0\.\d{4}(?: ± 0\.\d{4})?", "".join(line for line in TEXT[page].splitlines() if line.startswith("|")))
     assert len(figures) >= least and [figure for figure in figures if f"| {figure} |" not in known] == []
 

@@ -170,7 +170,7 @@ def source_of(name: str) -> str:
     return str(Path(spec.origin).parent / "model")
 
 
-def is_sold_with_mean_pooling(name: str) -> bool:
+def is_known_to_mean_pool(name: str) -> bool:
     """Whether the sentence embeddings that a backbone itself gives are known to be the mean of its last layer, up to scaling.
 
     It is known of the default backbone, and of a local folder that sentence-transformers wrote: nothing but a transformer, mean

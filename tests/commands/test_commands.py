@@ -29,11 +29,11 @@ from common.errors import InputError
 from data import PairData, open_pairs
 from evaluation import comparison
 from evaluation.checkpoint import load_encoder, save_encoder
-from evaluation.comparison import Evaluation, backbone_as_sold
+from evaluation.comparison import Evaluation, off_the_shelf
 from evaluation.encoding import encode_pairs
 from evaluation.scores import cosines, score, score_embeddings
 from model import EncoderConfig, SentenceEncoder, get_model, mean_pooling
-from tokens.backbone import DEFAULT_BACKBONE, is_sold_with_mean_pooling, source_of
+from tokens.backbone import DEFAULT_BACKBONE, is_known_to_mean_pool, source_of
 from tokens.text_pairs import read_text_pairs
 from tokens.text_store import BackboneSettings, text_store
 from tokens.token_store import create_store, pack_json
@@ -323,27 +323,27 @@ TOKENS_OF_LAST_LAYER = [(None, False), ("-1, 2", False), ("word,-1,0", False), (
 
 
 @pytest.mark.parametrize(("layers", "pooled"), TOKENS_OF_LAST_LAYER)
-def test_the_default_backbone_as_sold_is_what_sentence_transformers_gives(layers, pooled, tmp_path):
+def test_off_the_shelf_is_what_sentence_transformers_gives(layers, pooled, tmp_path):
     pairs = store_of(tmp_path, BackboneSettings(layers=layers, pooled=pooled))
-    ((name, encoder),) = backbone_as_sold(pairs.tokens).items()
-    assert name == "all-MiniLM-L6-v2, as sold" and encoder.config.output_dim == 384
+    ((name, encoder),) = off_the_shelf(pairs.tokens).items()
+    assert name == "all-MiniLM-L6-v2, off the shelf" and encoder.config.output_dim == 384
     for ours, theirs in zip(encode_pairs(encoder, pairs), sold_embeddings(source_of(DEFAULT_BACKBONE), pairs), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def test_evaluate_shows_the_backbone_as_sold_where_it_is_known(tmp_path, run_here):
+def test_evaluate_shows_the_backbone_off_the_shelf_where_it_is_known(tmp_path, run_here):
     pairs = store_of(tmp_path, BackboneSettings())
     save_encoder(tmp_path / "model.bin", SentenceEncoder(EncoderConfig(output_dim=8)))
     figures = figures_of(run_here("evaluate.py", "--model", tmp_path / "model.bin", "--data", tmp_path / "sold.store", "--json"))
     first, second = sold_embeddings(source_of(DEFAULT_BACKBONE), pairs)
-    own = figures["data"]["sold.store"]["all-MiniLM-L6-v2, as sold"]
+    own = figures["data"]["sold.store"]["all-MiniLM-L6-v2, off the shelf"]
     assert own["pearson"] == pytest.approx(np.corrcoef((first * second).sum(1), pairs.labels)[0, 1], abs=1e-5)
-    assert figures["encoders"]["all-MiniLM-L6-v2, as sold"].items() >= {"output dim": 384, "parameters": 0}.items()
+    assert figures["encoders"]["all-MiniLM-L6-v2, off the shelf"].items() >= {"output dim": 384, "parameters": 0}.items()
     lines = cells_of(run_here("evaluate.py", "--model", tmp_path / "model.bin", "--data", tmp_path / "sold.store").stdout)
-    assert [line[1] for line in lines[1:4]] == ["mean pooling", "encoder", "all-MiniLM-L6-v2, as sold"]
+    assert [line[1] for line in lines[1:4]] == ["mean pooling", "encoder", "all-MiniLM-L6-v2, off the shelf"]
     for description in ({"layers": "2"}, {"layers": "-1,word", "backbone": "no/such-backbone"}, {"backbone": None}):
         tokens = replace(pairs.tokens, description={**pairs.tokens.description, **description})
-        assert backbone_as_sold(tokens) == {}
+        assert off_the_shelf(tokens) == {}
 
 
 def sold_folder(folder: Path, bert: Path, mode: str | tuple[str, ...], *last: torch.nn.Module, prompt: str | None = None) -> str:
@@ -367,7 +367,7 @@ def test_a_folder_is_known_to_be_sold_with_mean_pooling_if_it_says_so(tiny_bert,
         "sentence-transformers/some-model": False,
         DEFAULT_BACKBONE: True,
     }
-    assert {name: is_sold_with_mean_pooling(name) for name in known} == known
+    assert {name: is_known_to_mean_pool(name) for name in known} == known
     config, modules = tmp_path / "plain" / "1_Pooling" / "config.json", tmp_path / "plain" / "modules.json"
     for older, expected in (
         ({"mean_tokens": True}, True),
@@ -376,21 +376,21 @@ def test_a_folder_is_known_to_be_sold_with_mean_pooling_if_it_says_so(tiny_bert,
     ):
         chosen = {f"pooling_mode_{mode}": older.get(mode, False) for mode in ("cls_token", "mean_tokens", "max_tokens")}
         config.write_text(json.dumps({"word_embedding_dimension": 16} | chosen))
-        assert is_sold_with_mean_pooling(str(tmp_path / "plain")) == expected
+        assert is_known_to_mean_pool(str(tmp_path / "plain")) == expected
     for damaged in ("[]", "{", "3", '{"pooling_mode": 1}'):
         config.write_text(damaged)
-        assert not is_sold_with_mean_pooling(str(tmp_path / "plain"))
+        assert not is_known_to_mean_pool(str(tmp_path / "plain"))
     config.write_text('{"pooling_mode": "mean"}')
-    assert is_sold_with_mean_pooling(str(tmp_path / "plain"))
+    assert is_known_to_mean_pool(str(tmp_path / "plain"))
     modules.write_text(modules.read_text().replace('"sentence_transformers.base', '"own_code'))
-    assert not is_sold_with_mean_pooling(str(tmp_path / "plain"))
+    assert not is_known_to_mean_pool(str(tmp_path / "plain"))
 
 
 def test_a_folder_as_sold_is_what_sentence_transformers_gives(tiny_bert, tmp_path):
     folder = sold_folder(tmp_path / "mine", tiny_bert, "mean")
     pairs = store_of(tmp_path, BackboneSettings(folder, "0,-1,2"))
-    ((name, encoder),) = backbone_as_sold(pairs.tokens).items()
-    assert name == "mine, as sold"
+    ((name, encoder),) = off_the_shelf(pairs.tokens).items()
+    assert name == "mine, off the shelf"
     for ours, theirs in zip(encode_pairs(encoder, pairs), sold_embeddings(folder, pairs), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
