@@ -84,8 +84,8 @@ def encoders_to_compare(encoder: SentenceEncoder, tokens: TokenStore) -> dict[st
 def off_the_shelf(tokens: TokenStore) -> dict[str, SentenceEncoder]:
     """What sentence-transformers' `encode` gives with the backbone of these tokens, as an encoder of them by its name.
 
-    It is the mean of the last layer's dimensions. Empty unless the store's description names a backbone that is known to be sold
-    with mean pooling, and its layers include the last one (-1). Sentences that the store truncated stay truncated.
+    It is the mean of the last layer's dimensions. Empty unless the store's description names a backbone that is known to pool by
+    the mean, and its layers include the last one (-1). Sentences that the store truncated stay truncated.
     """
     name, layers = tokens.description.get("backbone"), str(tokens.description.get("layers")).replace(" ", "").split(",")
     if name is None or "-1" not in layers or not is_known_to_mean_pool(name):

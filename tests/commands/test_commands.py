@@ -303,17 +303,17 @@ def test_evaluate_writes_its_tables_as_markdown(files, tmp_path, run_here):
     assert [line for line in lines if line[:1] == "#"] == titles and printed.endswith(f"{out}: the tables as Markdown\n")
 
 
-SOLD = ["A man plays a guitar.", "Somebody makes music in the park while it rains.", "", "Stocks fell.", "Two dogs run."]
+SHELF = ["A man plays a guitar.", "Somebody makes music in the park while it rains.", "", "Stocks fell.", "Two dogs run."]
 
 
 def store_of(folder: Path, settings: BackboneSettings) -> PairData:
-    """Pairs of neighbouring sentences of SOLD with the tokens of a backbone."""
-    (folder / "sold.tsv").write_text("".join(f"{a or '.'}\t{b or '.'}\t{i}\n" for i, (a, b) in enumerate(pairwise(SOLD))))
-    text_store(folder / "sold.tsv", settings, store_path=folder / "sold.store")
-    return open_pairs([folder / "sold.store"])
+    """Pairs of neighbouring sentences of SHELF with the tokens of a backbone."""
+    (folder / "shelf.tsv").write_text("".join(f"{a or '.'}\t{b or '.'}\t{i}\n" for i, (a, b) in enumerate(pairwise(SHELF))))
+    text_store(folder / "shelf.tsv", settings, store_path=folder / "shelf.store")
+    return open_pairs([folder / "shelf.store"])
 
 
-def sold_embeddings(folder: str, pairs: PairData) -> tuple[np.ndarray, np.ndarray]:
+def shelf_embeddings(folder: str, pairs: PairData) -> tuple[np.ndarray, np.ndarray]:
     """What sentence-transformers gives for the sentences of pairs, at unit length."""
     model, text = SentenceTransformer(folder, device="cpu"), pairs.text()
     return model.encode(text.first, normalize_embeddings=True), model.encode(text.second, normalize_embeddings=True)
@@ -327,26 +327,26 @@ def test_off_the_shelf_is_what_sentence_transformers_gives(layers, pooled, tmp_p
     pairs = store_of(tmp_path, BackboneSettings(layers=layers, pooled=pooled))
     ((name, encoder),) = off_the_shelf(pairs.tokens).items()
     assert name == "all-MiniLM-L6-v2, off the shelf" and encoder.config.output_dim == 384
-    for ours, theirs in zip(encode_pairs(encoder, pairs), sold_embeddings(source_of(DEFAULT_BACKBONE), pairs), strict=True):
+    for ours, theirs in zip(encode_pairs(encoder, pairs), shelf_embeddings(source_of(DEFAULT_BACKBONE), pairs), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_evaluate_shows_the_backbone_off_the_shelf_where_it_is_known(tmp_path, run_here):
     pairs = store_of(tmp_path, BackboneSettings())
     save_encoder(tmp_path / "model.bin", SentenceEncoder(EncoderConfig(output_dim=8)))
-    figures = figures_of(run_here("evaluate.py", "--model", tmp_path / "model.bin", "--data", tmp_path / "sold.store", "--json"))
-    first, second = sold_embeddings(source_of(DEFAULT_BACKBONE), pairs)
-    own = figures["data"]["sold.store"]["all-MiniLM-L6-v2, off the shelf"]
+    figures = figures_of(run_here("evaluate.py", "--model", tmp_path / "model.bin", "--data", tmp_path / "shelf.store", "--json"))
+    first, second = shelf_embeddings(source_of(DEFAULT_BACKBONE), pairs)
+    own = figures["data"]["shelf.store"]["all-MiniLM-L6-v2, off the shelf"]
     assert own["pearson"] == pytest.approx(np.corrcoef((first * second).sum(1), pairs.labels)[0, 1], abs=1e-5)
     assert figures["encoders"]["all-MiniLM-L6-v2, off the shelf"].items() >= {"output dim": 384, "parameters": 0}.items()
-    lines = cells_of(run_here("evaluate.py", "--model", tmp_path / "model.bin", "--data", tmp_path / "sold.store").stdout)
+    lines = cells_of(run_here("evaluate.py", "--model", tmp_path / "model.bin", "--data", tmp_path / "shelf.store").stdout)
     assert [line[1] for line in lines[1:4]] == ["mean pooling", "encoder", "all-MiniLM-L6-v2, off the shelf"]
     for description in ({"layers": "2"}, {"layers": "-1,word", "backbone": "no/such-backbone"}, {"backbone": None}):
         tokens = replace(pairs.tokens, description={**pairs.tokens.description, **description})
         assert off_the_shelf(tokens) == {}
 
 
-def sold_folder(folder: Path, bert: Path, mode: str | tuple[str, ...], *last: torch.nn.Module, prompt: str | None = None) -> str:
+def shelf_folder(folder: Path, bert: Path, mode: str | tuple[str, ...], *last: torch.nn.Module, prompt: str | None = None) -> str:
     """A folder that sentence-transformers writes for a backbone."""
     modules = [Transformer(str(bert)), Pooling(16, pooling_mode=mode), *last]
     prompts = {"prompts": {"query": "the cat "}, "default_prompt_name": prompt} if prompt else {}
@@ -354,14 +354,14 @@ def sold_folder(folder: Path, bert: Path, mode: str | tuple[str, ...], *last: to
     return str(folder)
 
 
-def test_a_folder_is_known_to_be_sold_with_mean_pooling_if_it_says_so(tiny_bert, tmp_path):
+def test_a_folder_is_known_to_mean_pool_if_it_says_so(tiny_bert, tmp_path):
     known = {
-        sold_folder(tmp_path / "plain", tiny_bert, "mean"): True,
-        sold_folder(tmp_path / "unit", tiny_bert, "mean", Normalize()): True,
-        sold_folder(tmp_path / "cls", tiny_bert, "cls"): False,
-        sold_folder(tmp_path / "two", tiny_bert, ("mean", "max")): False,
-        sold_folder(tmp_path / "dense", tiny_bert, "mean", Dense(16, 16)): False,
-        sold_folder(tmp_path / "prompt", tiny_bert, "mean", prompt="query"): False,
+        shelf_folder(tmp_path / "plain", tiny_bert, "mean"): True,
+        shelf_folder(tmp_path / "unit", tiny_bert, "mean", Normalize()): True,
+        shelf_folder(tmp_path / "cls", tiny_bert, "cls"): False,
+        shelf_folder(tmp_path / "two", tiny_bert, ("mean", "max")): False,
+        shelf_folder(tmp_path / "dense", tiny_bert, "mean", Dense(16, 16)): False,
+        shelf_folder(tmp_path / "prompt", tiny_bert, "mean", prompt="query"): False,
         str(tiny_bert): False,
         str(tmp_path / "nowhere"): False,
         "sentence-transformers/some-model": False,
@@ -386,12 +386,12 @@ def test_a_folder_is_known_to_be_sold_with_mean_pooling_if_it_says_so(tiny_bert,
     assert not is_known_to_mean_pool(str(tmp_path / "plain"))
 
 
-def test_a_folder_as_sold_is_what_sentence_transformers_gives(tiny_bert, tmp_path):
-    folder = sold_folder(tmp_path / "mine", tiny_bert, "mean")
+def test_a_folder_off_the_shelf_is_what_sentence_transformers_gives(tiny_bert, tmp_path):
+    folder = shelf_folder(tmp_path / "mine", tiny_bert, "mean")
     pairs = store_of(tmp_path, BackboneSettings(folder, "0,-1,2"))
     ((name, encoder),) = off_the_shelf(pairs.tokens).items()
     assert name == "mine, off the shelf"
-    for ours, theirs in zip(encode_pairs(encoder, pairs), sold_embeddings(folder, pairs), strict=True):
+    for ours, theirs in zip(encode_pairs(encoder, pairs), shelf_embeddings(folder, pairs), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
