@@ -93,7 +93,7 @@ class Recipe:
     noise_alpha: float = 0.0
     nested: list[int] = field(default_factory=list)
     batch_size: int = 64
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     min_learning_rate: float = 1e-6
     warmup_epochs: float = 1.5
     weight_decay: float = 0.01

@@ -37,10 +37,10 @@ def test_published_is_exactly_the_published_recipe():
     assert recipe.never_below_baseline is False
 
 
-def test_the_default_preset_is_what_a_recipe_and_get_model_begin_with():
+def test_the_default_preset_is_what_a_recipe_begins_with_without_its_mlp():
     recipe = parse()
-    assert asdict(recipe) | {"phases": {}} == asdict(Recipe())
-    assert recipe.encoder == EncoderConfig()
+    assert recipe.encoder == EncoderConfig(hidden_dim=0)
+    assert asdict(recipe) | {"phases": {}, "encoder": asdict(EncoderConfig())} == asdict(Recipe())
     assert list(recipe.phases) == ["contrastive", "graded"]
     assert recipe.never_below_baseline and recipe.start == "centred"
 
