@@ -230,13 +230,12 @@ def print_scores(run: Run, result: TrainingResult, scores: dict[str, dict[str, d
     """Print a table of the scores, by pairs, encoder and metric."""
     if result.diverged_in:
         print(f"Training diverged in epoch {result.diverged_in} (the loss is not finite); try a lower --learning_rate.")
-    shown = {"spearman": "Spearman", "pearson": "Pearson", "mse": "error", "triplet_accuracy": "triplet accuracy", "mrr": "MRR@10"}
     columns = {
         name: {
-            f"{pairs} {shown[metric]}": value
+            f"{pairs} {METRICS[metric]}": value
             for pairs in scores
             for metric, value in scores[pairs][name].items()
-            if metric in shown
+            if metric in METRICS
         }
         for name in ("mean pooling", "encoder")
     }

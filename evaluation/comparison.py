@@ -78,7 +78,7 @@ def evaluate(encoder: SentenceEncoder, pairs: PairData, calibration: Calibration
 
 def encoders_to_compare(encoder: SentenceEncoder, tokens: TokenStore) -> dict[str, SentenceEncoder]:
     """Mean pooling, the encoder and, where the tokens hold it, the backbone off the shelf: encoders of these tokens by name."""
-    return {"mean pooling": mean_pooling(tokens.dim), "encoder": encoder, **off_the_shelf(tokens)}
+    return {BASELINE: mean_pooling(tokens.dim), ENCODER: encoder, **off_the_shelf(tokens)}
 
 
 def off_the_shelf(tokens: TokenStore) -> dict[str, SentenceEncoder]:

@@ -12,19 +12,18 @@ from pathlib import Path
 
 from common.text_tables import markdown, text_table
 from evaluation.comparison import BASELINE, ENCODER, DataSet, EncoderScores, costs
+from evaluation.scores import METRICS
 
 TITLES = {
     "pairs": "pairs",
-    "spearman": "Spearman",
-    "pearson": "Pearson",
-    "mse": "error",
+    **{name: METRICS[name] for name in ("spearman", "pearson", "mse")},
     "bias": "bias",
     "unrelated": "unrelated",
     "threshold": "threshold",
     "accuracy": "accuracy",
     "mae of label": "label MAE",
 }
-RANKING_TITLES = {"pairs": "pairs", "mrr": "MRR@10", "triplet_accuracy": "triplet accuracy"}
+RANKING_TITLES = {"pairs": "pairs", **{name: METRICS[name] for name in ("mrr", "triplet_accuracy")}}
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,13 @@ class RankingScores:
     pairs: int
 
 
-METRICS = {"spearman": "Spearman", "mse": "error", "triplet_accuracy": "triplet accuracy", "mrr": "MRR@10"}
+METRICS = {
+    "spearman": "Spearman",
+    "pearson": "Pearson",
+    "mse": "error",
+    "triplet_accuracy": "triplet accuracy",
+    "mrr": "MRR@10",
+}
 
 
 def selection_metric(pairs: PairData) -> str:

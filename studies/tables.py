@@ -10,15 +10,12 @@ from typing import Any
 from common.files import write_csv_atomically
 from common.text_tables import markdown
 from evaluation.comparison import BASELINE, ENCODER
+from evaluation.scores import METRICS
 
 PARTS = ("validation", "test")
 TITLES = {
-    "spearman": "Spearman",
-    "pearson": "Pearson",
-    "mse": "error",
+    **METRICS,
     "mae": "MAE",
-    "triplet_accuracy": "triplet accuracy",
-    "mrr": "MRR@10",
     "recall": "recall@10",
     "ndcg": "nDCG@10",
     "average_precision": "average precision",
