@@ -25,12 +25,11 @@ from tqdm import tqdm
 from common.errors import InputError
 from tokens.dat_files import TOKEN_DIM, read_dat_files, write_dat_files
 from tokens.tables import is_saved_dataset
-from tokens.text_pairs import ReadOptions, TextPairs
+from tokens.text_pairs import ReadOptions, TextPairs, read_text_pairs
 from tokens.text_store import text_store
 from tokens.token_store import TokenStore, is_store, open_store, unpack_json
 
 DATA = Path(__file__).parent / "data"
-STARTER_TRAIN, STARTER_DEV, STARTER_TEST = (DATA / "starter" / f"{part}.tsv" for part in ("train", "dev", "test"))
 
 
 @dataclass(frozen=True)
@@ -103,10 +102,17 @@ class PairData:
         Raises:
             InputError: if the text is not known.
         """
+        return TextPairs(self.sentences_of(self.first), self.sentences_of(self.second), self.labels)
+
+    def sentences_of(self, numbers: np.ndarray) -> list[str]:
+        """The text of sentences by their numbers `(n,)`.
+
+        Raises:
+            InputError: if the text is not known.
+        """
         if self.sentences is None:
             raise InputError("the text of these pairs is not known; add the file of sentences, or give text (.csv, .tsv)")
-        first, second = ([self.sentences[i] for i in side] for side in (self.first, self.second))
-        return TextPairs(first, second, self.labels)
+        return [self.sentences[i] for i in numbers]
 
 
 def open_pairs(
@@ -161,6 +167,30 @@ def open_pairs(
         has_labels=reading["has_labels"],
         skipped=reading["skipped"],
     )
+
+
+def open_text(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    options: ReadOptions | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> TextPairs:
+    """Open sentence pairs as text; unlike `open_pairs` it encodes nothing.
+
+    Args:
+        paths: as in `open_pairs`.
+        options: how to read a table.
+        cache_dir: as in `open_pairs`, for `.dat` files.
+
+    Raises:
+        InputError: if something is missing, damaged or contradictory, or the text is not known.
+    """
+    path = Path(paths[0])
+    if len(paths) > 1 or (path.is_dir() and not is_saved_dataset(path)) or (path.is_file() and is_store(path)):
+        return open_pairs(paths, options=options, cache_dir=cache_dir).text()
+    pairs = read_text_pairs(paths[0], options or ReadOptions())
+    _say(path, pairs.scale, f"{pairs.skipped:,} bad rows left out" if pairs.skipped else "")
+    return pairs
 
 
 def _small_labels(labels: np.ndarray) -> str:

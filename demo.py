@@ -14,17 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from common.cli import make_parser, run_command
 from common.errors import InputError
-from data import STARTER_DEV, STARTER_TEST
+from common.starter import STARTER_DEV, STARTER_TEST
 from evaluation.calibration import Calibration
-from evaluation.checkpoint import DEFAULT_CHECKPOINT
 from evaluation.explanation import Explanation
 from evaluation.maps import METHODS, interactive_map, project_to_2d
 from evaluation.metrics import mae
-from model import mean_pooling
 from text import TextEncoder
 from tokens.text_pairs import MAX_LABEL, TextPairs, read_text_pairs
 
@@ -39,26 +36,26 @@ The tablecloth is red.
 Rinse the spot right away, before it dries.
 Trains to the coast leave every hour.
 A stainless steel pan lasts for decades."""
+SMALL = Path(__file__).with_name("small")
 MAX_HEAT_MAP = 48  # tokens; a larger table is unreadable
 
 
 class Demo:
-    """The page's contents as HTML: the trained encoder compared with mean pooling of the same tokens."""
+    """The page's contents as HTML: an encoder, compared with mean pooling of the same tokens where there are any."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         """Calibrate cosines to labels 0-5 on the starter validation pairs and measure the error on the test pairs."""
-        self.encoder = encoder
-        self.baseline = TextEncoder(mean_pooling(encoder.backbone.dim), backbone=encoder.backbone)
         self.validation, self.test = read_text_pairs(STARTER_DEV), read_text_pairs(STARTER_TEST)
         self.pairs = TextPairs(
             self.validation.first + self.test.first,
             self.validation.second + self.test.second,
             np.concatenate([self.validation.labels, self.test.labels]),
         )
-        embeddings = encode_with_heads([encoder, self.baseline], self.pairs.first + self.pairs.second)
-        self.embeddings = embeddings[0]
-        self.calibration, self.error = self._calibrate(embeddings[0])
-        self.baseline_calibration, self.baseline_error = self._calibrate(embeddings[1])
+        self.encoder, name = encoder, "small encoder" if encoder.is_small else "trained encoder"
+        self.encoders = {name: encoder} | ({} if encoder.is_small else {"mean pooling": _mean_pooling_of(encoder)})
+        embeddings = {who: each.encode(self.pairs.first + self.pairs.second) for who, each in self.encoders.items()}
+        self.embeddings = embeddings[name]
+        self.calibrations = {who: self._calibrate(own) for who, own in embeddings.items()}
 
     def _calibrate(self, embeddings: np.ndarray) -> tuple[Calibration, float]:
         """The calibration from cosine to label, and its mean absolute error on the test pairs."""
@@ -68,26 +65,29 @@ class Demo:
         return calibration, mae(calibration.predict(test), self.test.labels)
 
     def compare(self, first: str, second: str) -> str:
-        """The similarity of two sentences, 0-5, both cosines, and the tokens shaded by their pooling weight."""
+        """The similarity of two sentences, 0-5, the cosine of each encoder, and the tokens shaded by how much they count."""
         if not first.strip() or not second.strip():
             return '<p class="note">Enter two sentences.</p>'
         explanation = self.encoder.explain(first, second)
-        (label,) = self.calibration.predict(np.array([explanation.similarity]))
-        baseline = float(self.baseline.similarity(first, second))
-        (baseline_label,) = self.baseline_calibration.predict(np.array([baseline]))
+        cosines = {who: float(each.similarity(first, second)) for who, each in self.encoders.items()}
+        labels = {who: float(self.calibrations[who][0].predict(np.array([cosine]))[0]) for who, cosine in cosines.items()}
+        rows = "".join(f"<tr><td>{who}</td><td>{cosines[who]:.3f}</td><td>{labels[who]:.1f}</td></tr>\n" for who in cosines)
+        label = next(iter(labels.values()))
+        errors = ", ".join(
+            f"{error:.1f} for the {who}".replace("the mean", "mean") for who, (_, error) in self.calibrations.items()
+        )
         return f"""
 <div class="score" id="score">{label:.1f} <small>out of {MAX_LABEL:g}</small></div>
 <div class="scale" aria-hidden="true"><div style="width: {label / MAX_LABEL:.0%}"></div></div>
 <table class="figures"><tr><th></th><th>cosine</th><th>similarity</th></tr>
-<tr><td>trained encoder</td><td>{explanation.similarity:.3f}</td><td>{label:.1f}</td></tr>
-<tr><td>mean pooling</td><td>{baseline:.3f}</td><td>{baseline_label:.1f}</td></tr></table>
+{rows}</table>
 {self._truncation_note([first, second])}
 <div>How much each token counts (darker means more):</div>
 {_shaded(explanation.first, explanation.first_weights)}
 {_shaded(explanation.second, explanation.second_weights)}
 {_heat_map(explanation)}
 <p class="note">Similarity is the cosine calibrated to the labels, 0-5, of {len(self.validation)} starter pairs. On {len(self.test)}
-held-out pairs its mean absolute error is {self.error:.1f}, compared with {self.baseline_error:.1f} for mean pooling.</p>"""
+held-out pairs its mean absolute error is {errors}.</p>"""
 
     def rank(self, query: str, lines: str) -> str:
         """Lines ranked by their cosine with a query."""
@@ -100,10 +100,9 @@ held-out pairs its mean absolute error is {self.error:.1f}, compared with {self.
         return f'{self._truncation_note([query, *documents])}<ol class="ranks">{items}</ol>{note}'
 
     def _truncation_note(self, sentences: Sequence[str]) -> str:
-        _, truncated = self.encoder.backbone.tokenize(sentences)
+        truncated, limit = self.encoder.truncated(sentences), self.encoder.max_length
         if not truncated:
             return ""
-        limit = self.encoder.backbone.max_length
         return f'<p class="note">Only the first {limit} tokens are used ({truncated} of {len(sentences)} texts truncated).</p>'
 
     def map(self) -> go.Figure:
@@ -112,21 +111,17 @@ held-out pairs its mean absolute error is {self.error:.1f}, compared with {self.
         return interactive_map({title: project_to_2d(self.embeddings)}, self.pairs, METHODS["tsne"])
 
 
-@torch.inference_mode()
-def encode_with_heads(encoders: Sequence[TextEncoder], sentences: Sequence[str]) -> list[np.ndarray]:
-    """The embeddings `(n, output_dim)` of each encoder, for encoders that share a backbone; it runs only once."""
-    backbone = encoders[0].backbone
-    embeddings = [np.empty((len(sentences), encoder.output_dim), dtype=np.float32) for encoder in encoders]
-    for rows, tokens, lengths in backbone.batches(backbone.tokenize(sentences)[0], batch_size=32):
-        for encoder, of_encoder in zip(encoders, embeddings, strict=True):
-            of_encoder[rows] = encoder.head(tokens, lengths).cpu().numpy()
-    return embeddings
+def _mean_pooling_of(encoder: TextEncoder) -> TextEncoder:
+    """Mean pooling of the tokens that an encoder pools."""
+    from model import mean_pooling  # here because a small encoder needs no torch
+
+    return TextEncoder(mean_pooling(encoder.backbone.dim), backbone=encoder.backbone)
 
 
 def _shaded(tokens: Sequence[str], weights: np.ndarray) -> str:
     """A sentence's tokens, darker for a larger weight."""
     spans = (
-        f'<span style="background: {_colour(weight / weights.max())}" title="{weight:.1%}">{html.escape(token)}</span>'
+        f'<span style="background: {_colour(weight / np.abs(weights).max())}" title="{weight:.1%}">{html.escape(token)}</span>'
         for token, weight in zip(tokens, weights, strict=True)
     )
     return f'<div class="tokens">{" ".join(spans)}</div>'
@@ -218,7 +213,7 @@ def _import_gradio() -> Any:
 def main() -> None:
     """Command line."""
     parser = make_parser("demo.py", __doc__)
-    parser.add_argument("--model", default=DEFAULT_CHECKPOINT, help="checkpoint (default: model.bin beside the program)")
+    parser.add_argument("--model", default=SMALL, help="small encoder's folder, or checkpoint (default: small/ beside the program)")
     parser.add_argument("--backbone", help="hub name or local folder (default: the one the checkpoint was trained on)")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 makes the page reachable from other machines")
     parser.add_argument("--port", type=int, help="(default: the first free one from 7860)")

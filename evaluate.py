@@ -18,19 +18,23 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.cli import PAIRS_HELP, make_parser, output_file, run_command
 from common.errors import InputError
-from common.files import write_text_atomically
-from data import STARTER_DEV, STARTER_TEST, PairData, open_pairs
+from common.files import size_of, write_text_atomically
+from common.starter import STARTER_DEV, STARTER_TEST
+from data import PairData, open_pairs
 from evaluation.calibration import draw_predictions
 from evaluation.checkpoint import DEFAULT_CHECKPOINT, load_encoder
 from evaluation.comparison import DataSet, calibrate, costs, evaluate_all, mean_scores, meaning
 from evaluation.comparison_tables import as_markdown, as_text, meaning_table, score_tables
 from evaluation.encoding import check_fits
-from model import SentenceEncoder
+from text import is_small_encoder, load_small_encoder
 from tokens.text_pairs import add_read_arguments, read_options
+
+if TYPE_CHECKING:
+    from evaluation.comparison import Encoder
 
 
 def main() -> None:
@@ -45,7 +49,7 @@ def main() -> None:
     out = output_file(options.out, inputs, suffix=".md") if options.out else None
     if plot and not validation:
         raise InputError("--plot needs pairs to calibrate on: give --validation, with pairs other than --data")
-    encoder = load_encoder(options.model)
+    encoder = load_small_encoder(options.model) if is_small_encoder(options.model) else load_encoder(options.model)
     calibrations = calibrate(encoder, open_for(encoder, validation, options)) if validation else {}
     data_sets = [evaluate_all(name, open_for(encoder, paths, options), encoder, calibrations) for name, paths in sources.items()]
     labelled = [data for data in data_sets if data.has_labels]
@@ -75,7 +79,11 @@ def main() -> None:
 def parse_options() -> Any:
     """The options of the command line."""
     parser = make_parser("evaluate.py", __doc__)
-    parser.add_argument("--model", default=DEFAULT_CHECKPOINT, help="checkpoint (default: model.bin beside the program)")
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_CHECKPOINT,
+        help="checkpoint, or a small encoder's folder (default: model.bin beside the program)",
+    )
     parser.add_argument("--data", nargs="+", help=f"one or more data sets, each {PAIRS_HELP} (default: the starter test pairs)")
     parser.add_argument("--validation", nargs="+", help="pairs to calibrate on (default: the starter ones, if --data is left out)")
     parser.add_argument("--meaning", action="store_true", help="also print which labels pairs have, by their cosine")
@@ -108,7 +116,7 @@ def group_by_data_set(paths: Sequence[str]) -> dict[str, list[str]]:
     return names
 
 
-def open_for(encoder: SentenceEncoder, paths: Sequence[str], options: Any) -> PairData:
+def open_for(encoder: Encoder, paths: Sequence[str], options: Any) -> PairData:
     """Open pairs whose tokens fit an encoder.
 
     Raises:
@@ -124,7 +132,7 @@ def open_for(encoder: SentenceEncoder, paths: Sequence[str], options: Any) -> Pa
 
 def as_json(model: str | Path, data_sets: Sequence[DataSet], more: Mapping[str, Any]) -> str:
     """The size of the checkpoint, costs, scores by data set and encoder, and `more` that is not empty, as JSON."""
-    figures = {"model": str(model), "bytes": os.path.getsize(model), "encoders": costs(data_sets)}
+    figures = {"model": str(model), "bytes": size_of(Path(model)), "encoders": costs(data_sets)}
     figures |= {"data": {data.name: data.scores for data in data_sets}, **{name: value for name, value in more.items() if value}}
     return json.dumps(without_nan(figures), indent=2, allow_nan=False)
 

@@ -18,7 +18,8 @@ from data import open_pairs, split_by_groups
 from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, Backbone
 from tokens.text_pairs import add_read_arguments, read_options
 from training.recipe import Recipe
-from training.teacher import LOSSES, Teacher, fine_tune, save_teacher
+from training.teacher import LOSSES, fine_tune
+from training.whole_encoder import WholeEncoder, save_teacher
 
 
 def main() -> None:
@@ -56,11 +57,11 @@ def main() -> None:
         raise InputError(f"{len(training)} training pairs, expected at least one batch of {options.batch_size}")
     device = str(choose_device(options.device))
     backbone = Backbone(options.backbone, "-1", max_length=options.max_length, device=device)
-    teacher = Teacher(backbone, bfloat16=options.bfloat16)
+    teacher = WholeEncoder(backbone, bfloat16=options.bfloat16)
     scores = fine_tune(
         teacher,
-        training,
-        validation,
+        training.text(),
+        validation.text(),
         loss=options.loss,
         epochs=options.epochs,
         batch_size=options.batch_size,

@@ -10,24 +10,27 @@ On the command line, with a heat map of what each token contributes to the simil
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from tqdm import tqdm
 
 from common.cli import make_parser, output_file, run_command
-from common.devices import choose_device
 from common.errors import InputError
-from evaluation.checkpoint import DEFAULT_CHECKPOINT, load_encoder
-from evaluation.encoding import check_tokens
-from evaluation.explanation import Explanation, draw_explanation, token_parts
-from model import EncoderConfig, SentenceEncoder, mean_pooling
-from tokens.backbone import DEFAULT_MAX_LENGTH, Backbone
+from evaluation.explanation import Explanation, draw_explanation
 from tokens.text_pairs import find_surrogate
+
+if TYPE_CHECKING:
+    import torch
+
+    from evaluation.head_on_backbone import HeadOnBackbone
+    from model import SentenceEncoder
+    from portable.small_encoder import SmallEncoder
+    from tokens.backbone import Backbone
+
+DEFAULT_MODEL = Path(__file__).with_name("model.bin")
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,13 @@ class Match:
 
 
 class TextEncoder:
-    """A backbone that turns text into token embeddings, and a head that turns these into sentence embeddings.
+    """Text to sentence embeddings: a head on a backbone, or a small encoder's folder.
 
     Attributes:
-        backbone: text to token embeddings.
-        head: token embeddings to sentence embeddings, in evaluation mode, on the backbone's device.
+        engine: what computes the embeddings.
     """
+
+    engine: HeadOnBackbone | SmallEncoder
 
     def __init__(
         self,
@@ -54,61 +58,76 @@ class TextEncoder:
         backbone: str | Backbone | None = None,
         layers: str | None = None,
         output_dim: int | None = None,
-        max_length: int = DEFAULT_MAX_LENGTH,
+        max_length: int | None = None,
         device: str = "auto",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        """Load a head, a backbone, or both.
+        """Load a head, a backbone, or both; or a small encoder, which needs none of the other arguments, nor torch.
 
         Args:
-            head: a trained encoder or its checkpoint; None uses mean pooling.
+            head: a trained encoder or its checkpoint; None uses mean pooling. A folder that shrink.py wrote is a whole encoder.
             backbone: hub name, local folder, or a loaded one (default: the one the head was trained on).
             layers: see `Backbone` (default: those the head was trained on).
             output_dim: without a head, adds an untrained projection to this width, initialised orthogonal.
-            max_length: tokens per sentence; longer sentences are truncated with a warning.
-            device: auto, cpu, cuda, mps.
+            max_length: tokens per sentence (default: 256); longer sentences are truncated with a warning.
+            device: auto, cpu, cuda, mps; a small encoder runs on the CPU.
             dtype: the backbone's precision, such as torch.bfloat16 or torch.float16; the head stays float32.
 
         Raises:
             InputError: if a file or backbone cannot be loaded, or the head was trained on other tokens.
         """
-        if head is None and backbone is None:
-            raise InputError('nothing to encode with, expected a head such as "model.bin", a backbone, or both')
-        if isinstance(head, (str, Path)):
-            head = load_encoder(head)
-        trained_on = {} if head is None else head.tokens_from
-        backbone = backbone or trained_on.get("backbone")
-        if backbone is None:
-            raise InputError("this checkpoint does not say which backbone its tokens came from, give backbone=... as well")
-        if isinstance(backbone, str):
-            layers = layers or trained_on.get("layers")
-            pooled = bool(trained_on.get("pooled"))
-            backbone = Backbone(
-                backbone, layers, pooled=pooled, max_length=max_length, device=str(choose_device(device)), dtype=dtype
-            )
-        tokens_from = {"backbone": backbone.name, "layers": backbone.layers} | ({"pooled": True} if backbone.pooled else {})
-        if head is None:
-            head = _untrained_head(backbone.dim, output_dim)
-            head.tokens_from = tokens_from
-        elif output_dim not in (None, head.config.output_dim):
-            raise InputError(f"output_dim is {output_dim}, but the head's is {head.config.output_dim}")
-        check_tokens(head, backbone.dim, tokens_from, "this backbone gives")
-        self.backbone = backbone
-        self.head = head.eval().to(backbone.device)
+        chosen = {"backbone": backbone, "layers": layers, "output_dim": output_dim, "max_length": max_length, "dtype": dtype}
+        given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+        if is_small_encoder(head):
+            if given:
+                raise InputError(f"is a whole encoder, expected no {next(iter(given))} with it", path=str(head))
+            self.engine = load_small_encoder(str(head))
+        else:
+            from evaluation.head_on_backbone import HeadOnBackbone  # here because a small encoder needs no torch
+
+            self.engine = HeadOnBackbone(head, device=device, **given)
+
+    @property
+    def backbone(self) -> Backbone:
+        """Text to token embeddings; a small encoder has none to offer."""
+        return self._in_torch().backbone
+
+    @property
+    def head(self) -> SentenceEncoder:
+        """Token embeddings to sentence embeddings; a small encoder has none to offer."""
+        return self._in_torch().head
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is a small encoder, without torch."""
+        return not hasattr(self.engine, "head")
+
+    def _in_torch(self) -> Any:
+        if self.is_small:
+            raise InputError("a small encoder is one graph, it has no backbone and head; give a checkpoint such as model.bin")
+        return self.engine
 
     @property
     def output_dim(self) -> int:
         """Number of dimensions of a sentence embedding."""
-        return self.head.config.output_dim
+        return self.engine.output_dim
 
-    @torch.inference_mode()
+    @property
+    def max_length(self) -> int:
+        """Tokens per sentence; longer sentences are truncated."""
+        return self.engine.max_length
+
+    def truncated(self, sentences: Iterable[str]) -> int:
+        """How many of the sentences are longer than `max_length`."""
+        return self.engine.tokenize(_as_list(sentences))[1]
+
     def encode(self, sentences: str | Iterable[str], *, batch_size: int = 32, show_progress: bool = False) -> np.ndarray:
         """Encode sentences.
 
         Args:
             sentences: one or many.
             batch_size: sentences per batch; batches are of similar length.
-            show_progress: show a progress bar if there is a terminal.
+            show_progress: show progress if there is a terminal.
 
         Returns:
             `(n, output_dim)` in the order given, or `(output_dim,)` for a single string; float32, unit length.
@@ -119,15 +138,7 @@ class TextEncoder:
         texts = _as_list(sentences)
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}, expected 1 or more")
-        ids, truncated = self.backbone.tokenize(texts)
-        if truncated:
-            count = "1 sentence was" if truncated == 1 else f"{truncated} sentences were"
-            warnings.warn(f"{count} truncated to {self.backbone.max_length} tokens (max_length)", stacklevel=3)  # 2: inference_mode
-        embeddings = np.empty((len(texts), self.output_dim), dtype=np.float32)
-        with tqdm(total=len(texts), unit="sentence", desc="encoding", disable=None if show_progress else True) as bar:
-            for rows, tokens, lengths in self.backbone.batches(ids, batch_size):
-                embeddings[rows] = self.head(tokens, lengths).cpu().numpy()
-                bar.update(len(rows))
+        embeddings = self.engine.encode(texts, batch_size=batch_size, show_progress=show_progress)
         return embeddings[0] if isinstance(sentences, str) else embeddings
 
     def similarity(self, a: str | Iterable[str], b: str | Iterable[str]) -> np.ndarray:
@@ -151,38 +162,58 @@ class TextEncoder:
         if (character := find_surrogate(query)) is not None:
             raise InputError(f"the query has {character}, which is half a character, expected Unicode text")
         texts = _as_list(documents)
-        similarity = self.similarity(query, texts)
+        different = list(
+            dict.fromkeys(texts)
+        )  # equal sentences must get equal cosines, and in a batch they need not to the last bit
+        cosine_of = dict(zip(different, self.similarity(query, different).tolist(), strict=True))
+        similarity = np.array([cosine_of[text] for text in texts])
         best = np.argsort(-similarity, kind="stable")[:top_k]
         return [Match(int(i), float(similarity[i]), texts[i]) for i in best]
 
-    @torch.inference_mode()
     def explain(self, first: str, second: str) -> Explanation:
-        """Split the similarity of two sentences into shares of their tokens; see evaluation/explanation.py.
+        """Split the similarity of two sentences into shares of their tokens; see evaluation/token_parts.py.
 
         Raises:
-            InputError: if a sentence is not a string or has no tokens, or the encoder takes sentence embeddings only.
+            InputError: if a sentence is not a string or has no tokens, or the encoder cannot tell them apart.
         """
-        if self.backbone.pooled:
-            raise InputError("the encoder takes sentence embeddings (--pooled), so there are no tokens to explain")
-        names, parts, weights = [], [], []
-        for number, ids in enumerate(self.backbone.tokenize(_as_list([first, second]))[0], start=1):
+        sides = []
+        for number, ids in enumerate(self.engine.tokenize(_as_list([first, second]))[0], start=1):
             if not ids:
                 raise InputError(f"sentence {number} has no tokens, there is nothing to explain")
-            ((_, tokens, _),) = self.backbone.batches([ids], batch_size=1)
-            embedding_parts, token_weights = token_parts(self.head, tokens[0])
-            names.append([self.backbone.tokenizer.decode([token]) for token in ids])
-            parts.append(embedding_parts)
-            weights.append(token_weights.cpu().numpy())
-        shares = (parts[0] @ parts[1].T).cpu().numpy()
-        return Explanation(float(shares.sum()), names[0], names[1], shares, weights[0], weights[1])
+            sides.append(_parts_of_states(self.engine, ids) if self.is_small else self._in_torch().token_parts(ids))
+        (names, parts, weights), (second_names, second_parts, second_weights) = sides
+        shares = parts @ second_parts.T
+        return Explanation(float(shares.sum()), names, second_names, shares, weights, second_weights)
 
 
-def _untrained_head(dim: int, output_dim: int | None) -> SentenceEncoder:
-    if output_dim is None:
-        return mean_pooling(dim)
-    if output_dim < 1:
-        raise InputError(f"output_dim is {output_dim}, expected 1 or more")
-    return SentenceEncoder(EncoderConfig("projection", input_dim=dim, output_dim=output_dim))
+def is_small_encoder(model: Any) -> bool:
+    """Whether a model is the folder of a small encoder, or what is left of one."""
+    return isinstance(model, (str, Path)) and Path(model).is_dir()
+
+
+def load_small_encoder(folder: str | Path) -> SmallEncoder:
+    """Load a small encoder.
+
+    Raises:
+        InputError: if its packages are missing, or the folder is damaged.
+    """
+    try:
+        from portable.small_encoder import SmallEncoder
+    except ImportError as error:
+        raise InputError("a small encoder needs packages that are not installed: pip install -r requirements-small.txt") from error
+    try:
+        return SmallEncoder(folder)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _parts_of_states(encoder: Any, ids: list[int]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The T tokens of a sentence, their parts `(T, K)` of its embedding, and what each adds to its length: `(T,)`, sums to 1."""
+    if not encoder.config["has_token_states"]:
+        raise InputError("this encoder's graph holds a trained head, so it cannot tell tokens apart; explain with its checkpoint")
+    (states,), (embedding,) = encoder.run(["last_hidden_state", "sentence_embedding"], [ids])
+    parts = states / np.linalg.norm(states.sum(0))
+    return [encoder.tokenizer.decode([token], skip_special_tokens=False) for token in ids], parts, parts @ embedding
 
 
 def _as_list(sentences: str | Iterable[str]) -> list[str]:
@@ -205,7 +236,9 @@ def main() -> None:
     parser = make_parser("text.py", __doc__)
     parser.add_argument("first", help="a sentence")
     parser.add_argument("second", help="another sentence")
-    parser.add_argument("--model", default=DEFAULT_CHECKPOINT, help="checkpoint (default: model.bin beside the program)")
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, help="checkpoint, or a small encoder's folder (default: model.bin beside the program)"
+    )
     parser.add_argument("--backbone", help="hub name or local folder (default: the one the checkpoint was trained on)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--explain", metavar="FILE", help="PNG to write: a heat map of what each token contributes")

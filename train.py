@@ -26,7 +26,8 @@ from jsonargparse.typing import PositiveInt
 from common.cli import PAIRS_HELP, command_to_resume, make_parser, output_file, output_folder, run_command, take_options
 from common.devices import choose_device
 from common.errors import InputError
-from data import DATA, STARTER_DEV, STARTER_TEST, STARTER_TRAIN, PairData, open_pairs, split_by_groups
+from common.starter import STARTER_DEV, STARTER_TEST, STARTER_TRAIN
+from data import DATA, PairData, open_pairs, split_by_groups
 from evaluation.scores import METRICS, Scores, score, score_table, selection_metric
 from model import mean_pooling
 from tokens.dat_files import list_dat_files

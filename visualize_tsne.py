@@ -15,7 +15,8 @@ import numpy as np
 from common.cli import PAIRS_HELP, make_parser, output_file, run_command
 from common.errors import InputError
 from common.files import write_text_atomically
-from data import STARTER_TRAIN, PairData, open_pairs
+from common.starter import STARTER_TRAIN
+from data import PairData, open_pairs
 from evaluation.checkpoint import DEFAULT_CHECKPOINT, load_encoder
 from evaluation.encoding import check_fits, encode_pairs
 from evaluation.maps import METHODS, draw_maps, fitting_neighbours, interactive_map, project_to_2d

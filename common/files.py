@@ -68,6 +68,11 @@ def make_readable(folder: Path) -> None:
             path.chmod(ordinary_mode(0o666))
 
 
+def size_of(path: Path) -> int:
+    """The bytes of a file, or of all files in a folder at any depth."""
+    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+
+
 def write_figure_atomically(path: str | os.PathLike[str], figure: Figure) -> None:
     """Write a matplotlib figure to `path` as PNG, atomically, at the README's resolution."""
     with write_atomically(path) as file:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +21,11 @@ from evaluation.scores import cosines, score
 from model import EncoderConfig, SentenceEncoder, mean_pooling
 from tokens.backbone import is_known_to_mean_pool
 from tokens.token_store import TokenStore
+
+if TYPE_CHECKING:
+    from portable.small_encoder import SmallEncoder
+
+    Encoder = SentenceEncoder | SmallEncoder
 
 BASELINE, ENCODER = "mean pooling", "encoder"
 NOT_AVERAGED = ("pairs", "threshold")
@@ -59,7 +65,7 @@ class Evaluation:
     seconds: float
 
 
-def evaluate(encoder: SentenceEncoder, pairs: PairData, calibration: Calibration | None = None) -> Evaluation:
+def evaluate(encoder: Encoder, pairs: PairData, calibration: Calibration | None = None) -> Evaluation:
     """Score an encoder on pairs; with labels, a calibration of its cosines on other pairs predicts them."""
     sentences = len(np.unique(pairs.tokens.digests[np.concatenate([pairs.first, pairs.second])]))
     start = time.perf_counter()
@@ -72,11 +78,14 @@ def evaluate(encoder: SentenceEncoder, pairs: PairData, calibration: Calibration
     if pairs.has_labels and calibration is not None:
         predicted = calibration.predict(cosine)
         scores |= {"mse of label": mse(predicted, pairs.labels), "mae of label": mae(predicted, pairs.labels)}
-    parameters = sum(parameter.numel() for parameter in encoder.parameters())
-    return Evaluation(scores, cosine, predicted, encoder.config.output_dim, parameters, sentences, seconds)
+    if isinstance(encoder, SentenceEncoder):
+        parameters, output_dim = sum(parameter.numel() for parameter in encoder.parameters()), encoder.config.output_dim
+    else:
+        parameters, output_dim = encoder.config["parameters"], encoder.output_dim
+    return Evaluation(scores, cosine, predicted, output_dim, parameters, sentences, seconds)
 
 
-def encoders_to_compare(encoder: SentenceEncoder, tokens: TokenStore) -> dict[str, SentenceEncoder]:
+def encoders_to_compare(encoder: Encoder, tokens: TokenStore) -> dict[str, Encoder]:
     """Mean pooling, the encoder and, where the tokens hold it, the backbone off the shelf: encoders of these tokens by name."""
     return {BASELINE: mean_pooling(tokens.dim), ENCODER: encoder, **off_the_shelf(tokens)}
 
@@ -116,7 +125,7 @@ class DataSet:
         return {name: evaluation.scores for name, evaluation in self.evaluations.items()}
 
 
-def calibrate(encoder: SentenceEncoder, validation: PairData) -> dict[str, Calibration]:
+def calibrate(encoder: Encoder, validation: PairData) -> dict[str, Calibration]:
     """A calibration to labels for each encoder that is compared, by name; none if the pairs have no labels."""
     if not validation.has_labels:
         return {}
@@ -124,7 +133,7 @@ def calibrate(encoder: SentenceEncoder, validation: PairData) -> dict[str, Calib
     return {name: Calibration(cosines(*encode_pairs(each, validation)), validation.labels) for name, each in candidates.items()}
 
 
-def evaluate_all(name: str, pairs: PairData, encoder: SentenceEncoder, calibrations: Mapping[str, Calibration]) -> DataSet:
+def evaluate_all(name: str, pairs: PairData, encoder: Encoder, calibrations: Mapping[str, Calibration]) -> DataSet:
     """Evaluate every encoder that is compared on a data set; with calibrations, by encoder, labels are predicted too."""
     candidates = encoders_to_compare(encoder, pairs.tokens)
     encode_pairs(candidates[BASELINE], pairs)  # fills the page cache, so that no timing includes disk reads

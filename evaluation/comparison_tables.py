@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.files import size_of
 from common.text_tables import markdown, text_table
 from evaluation.comparison import BASELINE, ENCODER, DataSet, EncoderScores, costs
 from evaluation.scores import METRICS
@@ -82,7 +82,7 @@ def as_text(model: str | Path, data_sets: Sequence[DataSet], tables: Sequence[Ta
     for who, cost in costs(data_sets).items():
         dims, parameters, speed = (f"{number:,}" for number in cost.values())
         parts.append(f"{who}: {dims} dimensions, {parameters} parameters, {speed} sentences/s")
-    return "\n".join([*parts, f"{model}: {os.path.getsize(model) / 2**20:.2f} MiB of at most 20"])
+    return "\n".join([*parts, f"{model}: {size_of(Path(model)) / 2**20:.2f} MiB of at most 20"])
 
 
 def as_markdown(tables: Sequence[Table]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from common.errors import InputError
 from data import PairData
 from model import SentenceEncoder
 from tokens.token_store import TokenStore
+
+if TYPE_CHECKING:  # a small encoder needs packages that train.py does without
+    from portable.small_encoder import SmallEncoder
 
 
 @torch.inference_mode()
@@ -43,9 +46,21 @@ def encode(encoder: SentenceEncoder, tokens: TokenStore, indices: np.ndarray, *,
     return embeddings[torch.from_numpy(inverse)]
 
 
-def encode_pairs(encoder: SentenceEncoder, pairs: PairData) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_numbers(encoder: SentenceEncoder | SmallEncoder, pairs: PairData, numbers: np.ndarray) -> torch.Tensor:
+    """Embeddings `(n, output_dim)` of the sentences of some pairs, by their numbers `(n,)`, from their tokens or their text.
+
+    Raises:
+        InputError: if the encoder is a whole one and the text of the pairs is not known.
+    """
+    if isinstance(encoder, SentenceEncoder):
+        return encode(encoder, pairs.tokens, numbers)
+    unique, inverse = np.unique(numbers, return_inverse=True)
+    return torch.from_numpy(encoder.encode(pairs.sentences_of(unique))[inverse])
+
+
+def encode_pairs(encoder: SentenceEncoder | SmallEncoder, pairs: PairData) -> tuple[torch.Tensor, torch.Tensor]:
     """Embeddings `(n, output_dim)` of the first and of the second sentences of n pairs."""
-    embeddings = encode(encoder, pairs.tokens, np.concatenate([pairs.first, pairs.second]))
+    embeddings = encode_numbers(encoder, pairs, np.concatenate([pairs.first, pairs.second]))
     return embeddings[: len(pairs)], embeddings[len(pairs) :]
 
 
@@ -83,6 +98,9 @@ def check_tokens(encoder: SentenceEncoder, dim: int, description: Mapping[str, A
             raise InputError(f"the encoder was trained on {expected}, {found} {actual}")
 
 
-def check_fits(encoder: SentenceEncoder, pairs: PairData) -> None:
-    """Raise InputError if the tokens of these pairs are not of the kind the encoder was trained on."""
+def check_fits(encoder: SentenceEncoder | SmallEncoder, pairs: PairData) -> None:
+    """Raise InputError if the tokens of these pairs are not of the kind the encoder was trained on, or their text is missing."""
+    if not isinstance(encoder, SentenceEncoder):
+        pairs.text()
+        return
     check_tokens(encoder, pairs.tokens.dim, pairs.tokens.description, "these data have")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from common.text_tables import text_table
 from data import PairData
-from evaluation.encoding import encode, encode_pairs
+from evaluation.encoding import encode_numbers, encode_pairs
 from evaluation.metrics import mae, mse, pearson, spearman, triplet_accuracy
 from model import SentenceEncoder
 from tokens.text_pairs import MAX_LABEL
+
+if TYPE_CHECKING:
+    from portable.small_encoder import SmallEncoder
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def worse_scores(scores: Scores | RankingScores, baseline: Scores | RankingScore
 
 
 def score(
-    encoder: SentenceEncoder, pairs: PairData, embeddings: tuple[torch.Tensor, torch.Tensor] | None = None
+    encoder: SentenceEncoder | SmallEncoder, pairs: PairData, embeddings: tuple[torch.Tensor, torch.Tensor] | None = None
 ) -> Scores | RankingScores:
     """Score an encoder on pairs, whose `embeddings` may be known."""
     first, second = embeddings or encode_pairs(encoder, pairs)
@@ -88,7 +92,7 @@ def score(
         return score_embeddings(first, second, pairs.labels)
     accuracy = float("nan")
     if pairs.negatives is not None:
-        negatives = encode(encoder, pairs.tokens, pairs.negatives.ravel()).unflatten(0, pairs.negatives.shape)
+        negatives = encode_numbers(encoder, pairs, pairs.negatives.ravel()).unflatten(0, pairs.negatives.shape)
         similar = (first[:, None] * second[:, None]).sum(2)
         accuracy = triplet_accuracy(similar.expand(-1, negatives.shape[1]).numpy(), (first[:, None] * negatives).sum(2).numpy())
     return RankingScores(_mean_reciprocal_rank(first, second, pairs), accuracy, len(pairs))

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from data import STARTER_DEV, STARTER_TEST, STARTER_TRAIN, open_pairs, sentence_groups, split_by_groups, training_batches
+from common.starter import STARTER_DEV, STARTER_TEST, STARTER_TRAIN
+from data import open_pairs, sentence_groups, split_by_groups, training_batches
 from evaluation.encoding import encode
 from model import EncoderConfig, SentenceEncoder, mean_pooling, sentence_lengths
 from tokens.token_store import create_store, open_store

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import re
@@ -87,6 +89,12 @@ class TextPairs:
 
     def __len__(self) -> int:
         return len(self.first)
+
+    def identity(self) -> str:
+        """A hash of the sentences and the labels."""
+        text = hashlib.blake2b(json.dumps([self.first, self.second]).encode(), digest_size=16)
+        text.update(np.ascontiguousarray(self.labels).data)
+        return text.hexdigest()
 
 
 def read_text_pairs(source: str | os.PathLike[str], options: ReadOptions = ReadOptions()) -> TextPairs:

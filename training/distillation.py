@@ -21,7 +21,7 @@ from data import PairData, TeacherTargets
 from model import unit_length
 from tokens.backbone import Backbone
 from tokens.token_store import TokenStore, cached_store, create_store, identity_of
-from training.teacher import load_teacher, read_teacher
+from training.whole_encoder import load_teacher, read_teacher
 
 MIN_WORDS = 4  # of a sentence that is cut into pieces
 

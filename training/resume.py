@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from filelock import FileLock, Timeout
@@ -30,7 +30,6 @@ from evaluation.checkpoint import load_tensors, save_encoder
 from model import SentenceEncoder
 from training import processes
 from training.recipe import Recipe, dotted
-from training.trainer import Trainer, TrainingResult
 
 FORMAT_VERSION = 2
 SAVE_SECONDS = 60.0
@@ -66,6 +65,36 @@ def read_arguments(folder: Path) -> list[str] | None:
     if not isinstance(arguments, list) or not all(isinstance(argument, str) for argument in arguments):
         raise InputError("damaged, expected the run's arguments as a JSON list; delete it and give them again", path=path)
     return arguments
+
+
+class Resumable(Protocol):
+    """What a trainer has so that its run can be saved and resumed; see `Trainer`."""
+
+    device: torch.device
+    epoch: int
+    losses: list[float]
+    on_batch: Callable[[str, float, float], None]
+    on_safe_point: Callable[[], None]
+
+    @property
+    def batches_done(self) -> int:
+        """Finished batches of the whole run."""
+
+    @property
+    def total_batches(self) -> int:
+        """Batches in the whole run."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to resume, as tensors, numbers and text; complete at safe points."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state."""
+
+    def save_best(self, folder: Path) -> Path | None:
+        """Write the best encoder so far to a folder and return its path, None if it is in the state only."""
+
+    def run(self) -> Any:
+        """Train, or train the rest."""
 
 
 class SavedRun:
@@ -181,7 +210,7 @@ class SavedRun:
         os.replace(self.path, previous)
         return previous
 
-    def begin(self, trainer: Trainer, resume: bool) -> str:
+    def begin(self, trainer: Resumable, resume: bool) -> str:
         """Restore the trainer from the saved state when resuming; returns a line that says where the run starts.
 
         From here to `finish` no other run can begin in this folder.
@@ -214,7 +243,7 @@ class SavedRun:
         return note
 
     @contextmanager
-    def autosave(self, trainer: Trainer) -> Iterator[None]:
+    def autosave(self, trainer: Resumable) -> Iterator[None]:
         """Save the trainer's state while it runs; Ctrl-C saves it too, with the best encoder so far, and stops the run.
 
         Raises:
@@ -227,8 +256,8 @@ class SavedRun:
         finally:
             signal.signal(signal.SIGINT, before)
 
-    def run(self, trainer: Trainer, on_batch: Callable[[str, float, float], None] | None = None) -> TrainingResult:
-        """Train with a progress bar, saving the state meanwhile; `on_batch` as in `Trainer`."""
+    def run(self, trainer: Resumable, on_batch: Callable[[str, float, float], None] | None = None) -> Any:
+        """Train with a progress bar, saving the state meanwhile, and return the result; `on_batch` as in `Trainer`."""
         hidden = None if processes.is_main() else True  # None shows the bar on terminals only
         bar = tqdm(total=trainer.total_batches, initial=trainer.batches_done, unit="batch", disable=hidden)
 
@@ -297,18 +326,16 @@ class SavedRun:
             raise KeyboardInterrupt
         self._stop_requested = True
 
-    def _at_safe_point(self, trainer: Trainer) -> None:
+    def _at_safe_point(self, trainer: Resumable) -> None:
         stops = processes.any_process(self._stop_requested, trainer.device)
         ends_epoch = not trainer.losses
         if processes.is_main() and (stops or ends_epoch or time.monotonic() - self._last_save >= self.save_seconds):
             self._write({"trainer": trainer.state_dict(), "seconds": self.seconds})
             self._last_save = time.monotonic()
         if stops:
-            best = self.path.with_name("best.bin")
-            if processes.is_main():
-                save_encoder(best, trainer.best_encoder())
-            epoch = trainer.epoch + bool(trainer.losses)
-            raise KeyboardInterrupt(f"stopped in epoch {epoch}. Best encoder so far: {best}. To resume: {self.command}")
+            best = trainer.save_best(self.path.parent) if processes.is_main() else None
+            so_far = f" Best encoder so far: {best}." if best else ""
+            raise KeyboardInterrupt(f"stopped in epoch {trainer.epoch + bool(trainer.losses)}.{so_far} To resume: {self.command}")
 
     def _write(self, contents: dict[str, Any]) -> None:
         buffer = io.BytesIO()

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from data import PairBatch, PairData, count_batches, training_batches
+from evaluation.checkpoint import save_encoder
 from evaluation.encoding import device_of, encode_pairs
 from evaluation.scores import RankingScores, Scores, score, selection_metric, worse_scores
 from losses import NEED_LABELS
@@ -227,6 +229,11 @@ class Trainer:
         if self.best is not None:
             encoder.load_state_dict(self.best.weights)
         return encoder.eval()
+
+    def save_best(self, folder: Path) -> Path:
+        """Write the best encoder so far to a folder, as best.bin, and return its path."""
+        save_encoder(folder / "best.bin", self.best_encoder())
+        return folder / "best.bin"
 
     def run(self) -> TrainingResult:
         """Train all phases, or the rest of them after resuming, and return the best encoder.

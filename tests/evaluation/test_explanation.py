@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from evaluation.explanation import token_parts
+from evaluation.token_parts import token_parts
 from model import EncoderConfig, SentenceEncoder
 from text import TextEncoder
 

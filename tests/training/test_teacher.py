@@ -18,7 +18,8 @@ from data import PairData, open_pairs, split_by_groups, training_batches
 from tokens.backbone import Backbone
 from tokens.text_store import BackboneSettings, text_store
 from training.distillation import make_pieces, with_teacher_targets
-from training.teacher import Teacher, fine_tune, load_teacher, save_teacher, validate
+from training.teacher import fine_tune
+from training.whole_encoder import WholeEncoder, load_teacher, save_teacher, validate
 
 
 def write_pairs(path: Path, seed: int, n: int = 60) -> Path:
@@ -46,7 +47,7 @@ def pairs(tiny_bert, tmp_path) -> tuple[PairData, PairData]:
 @pytest.fixture
 def folder(tiny_bert, tmp_path) -> Path:
     """A teacher that has not learned anything."""
-    save_teacher(tmp_path / "teacher", Teacher(Backbone(str(tiny_bert), max_length=9)), {"set_aside": None})
+    save_teacher(tmp_path / "teacher", WholeEncoder(Backbone(str(tiny_bert), max_length=9)), {"set_aside": None})
     return tmp_path / "teacher"
 
 
@@ -58,36 +59,36 @@ def test_before_training_it_is_the_mean_pooled_backbone(tiny_bert, pairs):
     word = Transformer(str(tiny_bert))
     theirs = SentenceTransformer(modules=[word, Pooling(word.get_embedding_dimension())], device="cpu")
     sentences = pairs[0].text().first
-    ours = Teacher(Backbone(str(tiny_bert))).encode(sentences)
+    ours = WholeEncoder(Backbone(str(tiny_bert))).encode(sentences)
     np.testing.assert_allclose(ours, theirs.encode(sentences, normalize_embeddings=True), atol=1e-5)
 
 
 @pytest.mark.parametrize("loss", ["squared", "cosent"])
 def test_fine_tuning_learns_and_keeps_the_best_epoch(tiny_bert, pairs, loss):
-    teacher = Teacher(Backbone(str(tiny_bert)))
+    teacher = WholeEncoder(Backbone(str(tiny_bert)))
     words = teacher.model.get_input_embeddings().weight.clone()
-    before = validate(teacher, pairs[1])
-    best = fine_tune(teacher, *pairs, loss=loss, epochs=4, batch_size=10, learning_rate=3e-3, seed=0)
+    before = validate(teacher, pairs[1].text())
+    best = fine_tune(teacher, *(part.text() for part in pairs), loss=loss, epochs=4, batch_size=10, learning_rate=3e-3, seed=0)
     assert best.spearman > before.spearman + 0.02
-    assert validate(teacher, pairs[1]).spearman == pytest.approx(best.spearman)
+    assert validate(teacher, pairs[1].text()).spearman == pytest.approx(best.spearman)
     assert (best.mse < before.mse / 2) == (loss == "squared")
     assert torch.equal(teacher.model.get_input_embeddings().weight, words)
 
 
 def test_harmful_fine_tuning_leaves_the_backbone_as_it_was(tiny_bert, pairs):
-    teacher = Teacher(Backbone(str(tiny_bert)))
+    teacher = WholeEncoder(Backbone(str(tiny_bert)))
     start = copy.deepcopy(teacher.model.state_dict())
     labels = -np.asarray(pairs[0].labels)
     upside_down = PairData(pairs[0].tokens, pairs[0].first, pairs[0].second, 5 + labels, pairs[0].sentences)
-    before = validate(teacher, pairs[1])
+    before = validate(teacher, pairs[1].text())
     settings = {"loss": "cosent", "epochs": 1, "batch_size": 10, "learning_rate": 3e-3, "seed": 0}
-    assert fine_tune(teacher, upside_down, pairs[1], **settings) == before
+    assert fine_tune(teacher, upside_down.text(), pairs[1].text(), **settings) == before
     assert all(torch.equal(value, start[name]) for name, value in teacher.model.state_dict().items())
 
 
 def test_every_file_of_a_teacher_has_the_ordinary_mode_and_others_keep_theirs(tiny_bert, tmp_path):
     (tmp_path / "key").touch(mode=0o600)
-    save_teacher(tmp_path, Teacher(Backbone(str(tiny_bert), "-1")), {})
+    save_teacher(tmp_path, WholeEncoder(Backbone(str(tiny_bert), "-1")), {})
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert modes.pop("key") == 0o600 and "model.safetensors" in modes
     assert set(modes.values()) == {ordinary_mode(0o666)}
@@ -97,7 +98,7 @@ def test_a_teacher_survives_its_folder(folder, pairs, tiny_bert):
     sentences = pairs[0].text().first
     loaded = load_teacher(folder)
     assert loaded.backbone.max_length == 9
-    assert torch.equal(loaded.encode(sentences), Teacher(Backbone(str(tiny_bert), max_length=9)).encode(sentences))
+    assert torch.equal(loaded.encode(sentences), WholeEncoder(Backbone(str(tiny_bert), max_length=9)).encode(sentences))
 
 
 def test_the_command_writes_a_teacher_and_training_learns_from_it(tiny_bert, pairs, tmp_path, run_here):
@@ -116,7 +117,7 @@ def test_the_command_writes_a_teacher_and_training_learns_from_it(tiny_bert, pai
     assert "no loss of the recipe uses it; choose --preset distilled" in last_line(unheard)
 
 
-def centred_by(teacher: Teacher, pairs: PairData) -> Callable[[np.ndarray], np.ndarray]:
+def centred_by(teacher: WholeEncoder, pairs: PairData) -> Callable[[np.ndarray], np.ndarray]:
     """Subtracts the mean embedding of the pairs' sentences and scales to unit length."""
     mean = np.concatenate([teacher.encode(side) for side in (pairs.text().first, pairs.text().second)]).mean(0)
     return lambda embeddings: (embeddings - mean) / np.linalg.norm(embeddings - mean, axis=1, keepdims=True)
@@ -141,7 +142,7 @@ def test_targets_are_the_teachers_embeddings_of_sentences_and_pieces_without_wha
 
 
 def test_the_cosines_of_several_teachers_are_averaged(folder, pairs, tiny_bert, tmp_path):
-    other = Teacher(Backbone(str(tiny_bert)))
+    other = WholeEncoder(Backbone(str(tiny_bert)))
     with torch.no_grad():
         for parameter in other.parameters():
             parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))

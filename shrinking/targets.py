@@ -1,0 +1,113 @@
+"""What a student learns sentence by sentence: its teachers' embeddings, in the student's own dimensions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import InputError
+from model import unit_length
+from tokens.sentence_files import SentenceFiles
+from tokens.text_pairs import TextPairs
+from tokens.token_store import TokenStore, cached_store, create_store, identity_of
+from training.whole_encoder import WholeEncoder, load_teacher
+
+ENCODED_TOGETHER = 4096
+FITTED_ON = 8192  # sentences
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Sentences, the same from pass to pass, and the name and hash of their contents."""
+
+    name: str
+    identity: str
+    sentences: Sequence[str] | SentenceFiles
+
+
+class TeacherVectors:
+    """The target of each sentence: the teachers' embeddings, centred, side by side, and turned towards the student's.
+
+    The cosine of two targets is, nearly, the mean of the teachers' cosines: of the teachers' dimensions the G of the largest
+    variance are kept, as many as the student has (principal components), and rotated to be nearest to what the student gives for
+    the same sentences (orthogonal Procrustes; Schoenemann 1966).
+    """
+
+    def __init__(
+        self, folders: Sequence[Path], text: SentenceFiles | None, pairs: TextPairs | None, student: WholeEncoder, cache: Path
+    ) -> None:
+        """Compute the teachers' embeddings, or read those of an earlier run, and fit the rotation.
+
+        Args:
+            folders: of teachers, as teacher.py writes them.
+            text: sentences without labels.
+            pairs: training pairs.
+            student: as it is before training.
+            cache: folder for the teachers' embeddings.
+
+        Raises:
+            InputError: if a folder holds no teacher, or the student is wider than all teachers together.
+        """
+        sources = []
+        if text is not None:
+            sources.append(_Source("text", text.identity, text))
+        if pairs is not None:
+            both = [sentence for pair in zip(pairs.first, pairs.second, strict=True) for sentence in pair]
+            sources.append(_Source("pairs", hashlib.blake2b(json.dumps(both).encode(), digest_size=16).hexdigest(), both))
+        stores = {source.name: [_open_embeddings(folder, source, cache) for folder in folders] for source in sources}
+        self._rows = {name: [store.tokens[0] for store in of_source] for name, of_source in stores.items()}
+        self._fit(sources[0], student)
+
+    def _fit(self, source: _Source, student: WholeEncoder) -> None:
+        n = len(source.sentences)
+        chosen = np.sort(np.random.default_rng(0).permutation(n)[:FITTED_ON])
+        wanted = set(chosen.tolist())
+        sentences = [sentence for i, sentence in enumerate(source.sentences) if i in wanted]
+        rows = [torch.from_numpy(np.asarray(part[chosen])) for part in self._rows[source.name]]
+        self._means = [part.mean(0) for part in rows]
+        teacher = self._side_by_side(rows)
+        width = student.backbone.width
+        if teacher.shape[1] < width:
+            raise InputError(
+                f"the teachers' embeddings have {teacher.shape[1]} dimensions, expected at least the student's {width}"
+            )
+        ours = student.encode(sentences, progress="fitting targets").clone()
+        _, directions = torch.linalg.eigh((teacher.T @ teacher).double())
+        largest = directions[:, -width:].float()
+        left, _, right = torch.linalg.svd(((teacher @ largest).T @ ours).double())
+        self._turn = largest @ (left @ right).float()
+
+    def _side_by_side(self, rows: Sequence[Tensor]) -> Tensor:
+        return torch.cat([unit_length(part - mean) for part, mean in zip(rows, self._means, strict=True)], dim=1)
+
+    def of(self, name: str, numbers: np.ndarray) -> Tensor:
+        """The targets `(n, G)`, unit length, of sentences by their number in the text, or `2 * pair + side` in the pairs."""
+        rows = [torch.from_numpy(np.asarray(part[numbers])) for part in self._rows[name]]
+        return unit_length(self._side_by_side(rows) @ self._turn)
+
+
+def _open_embeddings(folder: Path, source: _Source, cache: Path) -> TokenStore:
+    """A teacher's embeddings of all sentences, one row each, from an earlier run or computed now."""
+    description = {"teacher": identity_of(folder / "model.safetensors"), "sentences": source.identity}
+    name = hashlib.blake2b(json.dumps(description).encode(), digest_size=8).hexdigest()
+
+    def write(path: Path) -> None:
+        teacher = load_teacher(folder, bfloat16=True)
+        rest, n = iter(source.sentences), 0
+        with create_store(path, teacher.backbone.width) as writer:
+            while part := list(islice(rest, ENCODED_TOGETHER)):
+                n += len(part)
+                progress = f"{folder.name}, {source.name}, {n:,} of {len(source.sentences):,}"
+                for row in teacher.encode(part, progress=progress).numpy():
+                    writer.append(row[None])
+            writer.finish({}, description)
+
+    return cached_store(cache / f"targets-{name}.store", description, write)

@@ -1,0 +1,115 @@
+"""A whole encoder, text to sentence embedding, that is trained: a backbone with mean pooling."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from common.errors import InputError
+from common.files import make_readable, write_text_atomically
+from evaluation.scores import Scores, score_embeddings
+from model import unit_length
+from tokens.backbone import Backbone
+from tokens.text_pairs import TextPairs
+
+FACTS = "teacher.json"
+
+
+class WholeEncoder:
+    """A backbone with mean pooling; everything but its word embeddings is trained.
+
+    Word embeddings are half of a small backbone's parameters, and few of them occur in the training pairs: training them
+    makes steps slower and gains nothing, unless they are all there is.
+    """
+
+    def __init__(self, backbone: Backbone, *, bfloat16: bool = False, train_words: bool = False) -> None:
+        """Wrap a backbone; `bfloat16` computes in half precision."""
+        self.backbone = backbone
+        self.model: Any = backbone.model
+        self.model.get_input_embeddings().requires_grad_(train_words)
+        self.bfloat16 = bfloat16
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that are trained."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    @torch.inference_mode()
+    def encode(self, sentences: Sequence[str], progress: str | None = None) -> Tensor:
+        """The embeddings `(n, G)` of n sentences, unit length, on the CPU; `progress` labels a progress bar."""
+        self.model.eval()
+        if not sentences:
+            return torch.empty(0, self.backbone.width)
+        with tqdm(total=len(sentences), unit="sentence", desc=progress, disable=None if progress else True) as bar:
+            return self.embed(self.backbone.tokenize(sentences)[0], batch_size=64, bar=bar).cpu()
+
+    def embed(self, ids: Sequence[Sequence[int]], batch_size: int, bar: tqdm | None = None) -> Tensor:
+        """The embeddings `(n, G)` of n tokenized sentences, unit length, computed in batches of similar length."""
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        embeddings = []
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            embeddings.append(pooled(*self.hidden([ids[i] for i in rows])))
+            if bar is not None:
+                bar.update(len(rows))
+        return torch.cat(embeddings)[torch.from_numpy(np.argsort(order))]
+
+    def hidden(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """The last hidden states `(B, T, G)` of a batch of tokenized sentences, float32, and their mask `(B, T, 1)`."""
+        batch = self.backbone.pad(ids)
+        with torch.autocast(self.backbone.device, torch.bfloat16) if self.bfloat16 else nullcontext():
+            hidden = self.model(**batch).last_hidden_state
+        return hidden.float(), batch["attention_mask"][:, :, None]
+
+
+def pooled(hidden: Tensor, mask: Tensor) -> Tensor:
+    """The mean of the tokens `(B, T, G)` where the mask `(B, T, 1)` is 1, at unit length: `(B, G)`."""
+    return unit_length((hidden * mask).sum(1) / mask.sum(1))
+
+
+def validate(encoder: WholeEncoder, pairs: TextPairs) -> Scores:
+    """The encoder's scores on pairs."""
+    return score_embeddings(encoder.encode(pairs.first), encoder.encode(pairs.second), pairs.labels)
+
+
+def save_teacher(folder: Path, teacher: WholeEncoder, facts: dict[str, Any]) -> None:
+    """Write the fine-tuned backbone as a folder that transformers loads, with `facts` in teacher.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".teacher.", dir=folder) as temporary:
+        written = Path(temporary)
+        teacher.model.save_pretrained(written)
+        teacher.backbone.tokenizer.save_pretrained(written)
+        write_text_atomically(written / FACTS, json.dumps({**facts, "max_length": teacher.backbone.max_length}, indent=2) + "\n")
+        make_readable(written)
+        for path in sorted(written.iterdir()):
+            os.replace(path, folder / path.name)
+
+
+def read_teacher(folder: Path) -> dict[str, Any]:
+    """The contents of a teacher's teacher.json.
+
+    Raises:
+        InputError: if teacher.py did not write the folder.
+    """
+    try:
+        return json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError("not a teacher, expected a folder written by teacher.py", path=folder) from error
+
+
+def load_teacher(folder: Path, *, bfloat16: bool = False) -> WholeEncoder:
+    """Load a teacher from its folder, on the CPU; `bfloat16` computes in half precision.
+
+    Raises:
+        InputError: if teacher.py did not write the folder.
+    """
+    return WholeEncoder(Backbone(str(folder), "-1", max_length=read_teacher(folder)["max_length"]), bfloat16=bfloat16)
