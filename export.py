@@ -6,6 +6,10 @@ The folder loads without this project:
 
     from sentence_transformers import SentenceTransformer
     model = SentenceTransformer("exported", trust_remote_code=True)
+
+With --onnx, backbone and head become one graph in int8, without torch; the folder's README.md says how to use it:
+
+    python export.py --model model.bin --out exported --onnx
 """
 
 from __future__ import annotations
@@ -18,14 +22,17 @@ import torch
 
 from common.cli import make_parser, output_folder, run_command
 from common.errors import InputError
-from common.files import make_readable, write_text_atomically
+from common.files import make_readable, size_of, write_text_atomically
+from common.starter import STARTER_TRAIN
 from evaluation.checkpoint import DEFAULT_CHECKPOINT
 from text import TextEncoder
 from tokens.backbone import DEFAULT_MAX_LENGTH, WORD_LAYER, source_of
+from tokens.text_pairs import read_text_pairs
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+CALIBRATION = 512  # sentences
 MODEL_CARD = """---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
@@ -73,12 +80,8 @@ def sentence_transformer(encoder: TextEncoder) -> SentenceTransformer:
     from portable.sentence_module import EncoderModule
 
     backbone, head = encoder.backbone, encoder.head.cpu()
-    if backbone.pooled:
-        raise InputError("the encoder takes sentence embeddings (--pooled), export supports token embeddings only")
-    layers = backbone.layers.replace(" ", "").split(",")
-    if WORD_LAYER in layers:
-        raise InputError(f"the encoder takes word embeddings (layers {backbone.layers}), export supports hidden states only")
-    plain = layers == ["-1"] and head.config.architecture in ("mean", "projection")
+    layers = _hidden_states(encoder)
+    plain = layers == [-1] and head.config.architecture in ("mean", "projection")
     transformer = Transformer(
         source_of(backbone.name),
         max_seq_length=backbone.max_length,
@@ -95,7 +98,7 @@ def sentence_transformer(encoder: TextEncoder) -> SentenceTransformer:
             modules.append(Dense(backbone.dim, head.config.output_dim, True, torch.nn.Identity(), weight, bias))
         modules.append(Normalize())
     else:
-        modules.append(EncoderModule(head, [int(layer) for layer in layers]))
+        modules.append(EncoderModule(head, layers))
     return SentenceTransformer(modules=modules, device="cpu", similarity_fn_name="cosine")
 
 
@@ -116,6 +119,44 @@ def export(encoder: TextEncoder, folder: Path) -> None:
         write_text_atomically(written / "README.md", _model_card(encoder, folder.name, has_code))
         make_readable(written)
         written.rename(folder)
+
+
+def export_onnx(encoder: TextEncoder, folder: Path, *, int8: bool) -> None:
+    """Write a folder that `SmallEncoder(folder)` loads, without torch.
+
+    Raises:
+        InputError: if the folder is not a small encoder's, or the encoder cannot be exported.
+    """
+    from shrinking.folder import write_card, write_folder  # here because it needs packages that a plain export does without
+
+    backbone, head, layers = encoder.backbone, encoder.head, _hidden_states(encoder)
+    starter = read_text_pairs(STARTER_TRAIN)
+    sentences = list(dict.fromkeys(starter.first + starter.second))
+    calibration = backbone.tokenize(sentences[:CALIBRATION])[0] if int8 else None
+    facts = {
+        "backbone": backbone.name,
+        "layers": backbone.layers,
+        "vocabulary": len(backbone.tokenizer),
+        "parameters": sum(parameter.numel() for module in (backbone.model, head) for parameter in module.parameters()),
+    }
+    write_folder(folder, backbone, head, calibration, facts, layers)
+    write_card(folder, {})
+
+
+def _hidden_states(encoder: TextEncoder) -> list[int]:
+    """The numbers of the hidden states that an encoder takes.
+
+    Raises:
+        InputError: if it takes sentence embeddings or word embeddings.
+    """
+    if encoder.backbone.pooled:
+        raise InputError("the encoder takes sentence embeddings (--pooled), export supports token embeddings only")
+    layers = encoder.backbone.layers.replace(" ", "").split(",")
+    if WORD_LAYER in layers:
+        raise InputError(
+            f"the encoder takes word embeddings (layers {encoder.backbone.layers}), export supports hidden states only"
+        )
+    return [int(layer) for layer in layers]
 
 
 def _model_card(encoder: TextEncoder, name: str, has_code: bool) -> str:
@@ -139,9 +180,17 @@ def main() -> None:
     parser.add_argument("--out", default="exported", help="folder to write")
     parser.add_argument("--backbone", help="hub name or local folder (default: the one the checkpoint was trained on)")
     parser.add_argument("--max_length", type=int, default=DEFAULT_MAX_LENGTH, help="tokens per sentence; longer ones are truncated")
+    parser.add_argument(
+        "--onnx", action="store_true", help="one graph that needs no torch, in place of a sentence-transformers folder"
+    )
+    parser.add_argument("--float32", action="store_true", help="with --onnx: float32 in place of int8")
     options = parser.parse_args()
     out = output_folder(options.out)
     encoder = TextEncoder(options.model, backbone=options.backbone, max_length=options.max_length, device="cpu")
+    if options.onnx:
+        export_onnx(encoder, out, int8=not options.float32)
+        print(f"{options.out}: {size_of(out) / 2**20:.1f} MiB, see {options.out}/README.md")
+        return
     export(encoder, out)
     print(f'{options.out}: load it with SentenceTransformer("{options.out}", trust_remote_code=True)')
 

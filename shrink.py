@@ -38,12 +38,13 @@ from model import mean_pooling
 from portable.small_encoder import SmallEncoder
 from shrinking.folder import check_replaceable, write_card, write_folder
 from shrinking.layers import keep_layers, parse_layers
-from shrinking.targets import TeacherVectors
+from shrinking.targets import TeacherVectors, open_states
 from shrinking.trainer import Settings, ShrinkTrainer
 from shrinking.vocabulary import choose_tokens, cut_vocabulary
 from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, Backbone
 from tokens.sentence_files import SentenceFiles
 from tokens.text_pairs import TextPairs, add_read_arguments, read_options
+from tokens.token_store import TokenStore
 from training.reports import write_metrics
 from training.resume import SavedRun, read_arguments
 from training.whole_encoder import WholeEncoder, save_teacher
@@ -78,7 +79,9 @@ def main() -> None:
             return
         source, student = build(options, inputs)
         before = validate_parts(source, inputs)
-        imitated = None if is_whole(options.layers) else source
+        imitated: WholeEncoder | TokenStore | None = None if is_whole(options.layers) else source
+        if imitated and options.cache_states and inputs.text:
+            imitated = open_states(source, inputs.text, Path(options.cache_dir or folder))
         targets = None
         if options.teacher:
             teachers = [Path(teacher) for teacher in options.teacher]
@@ -109,7 +112,8 @@ def parse_options(arguments: list[str]) -> Any:
     parser.add_argument("--run_dir", help="folder for the run's state, metrics and torch weights (default: runs/DATE-TIME)")
     parser.add_argument("--resume", action="store_true", help="resume the stopped run in --run_dir, to the same result")
     parser.add_argument("--save_seconds", type=float, default=SAVE_SECONDS, help="seconds between saves within an epoch")
-    parser.add_argument("--cache_dir", help="folder for the teachers' embeddings (default: the run's)")
+    parser.add_argument("--cache_dir", help="folder for what teachers and backbone give (default: the run's)")
+    parser.add_argument("--cache_states", action="store_true", help="keep the backbone's token states on disk, 30 KB per sentence")
     parser.add_argument("--threads", type=PositiveInt, default=1, help="CPU threads")
     parser.add_argument("--float32", action="store_true", help="write float32 instead of int8")
     add_read_arguments(parser)

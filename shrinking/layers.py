@@ -76,7 +76,7 @@ def keep_layers(backbone: Backbone, layers: Sequence[int]) -> None:
     backbone.model.config.num_hidden_layers = len(layers)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _embeddings_of_tokens(backbone: Backbone) -> Tensor:
     """The embedding `(V, G)` of each token of the vocabulary; those of special tokens are zero."""
     size = len(backbone.tokenizer)

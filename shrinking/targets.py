@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from common.errors import InputError
 from model import unit_length
@@ -92,6 +93,32 @@ class TeacherVectors:
         """The targets `(n, G)`, unit length, of sentences by their number in the text, or `2 * pair + side` in the pairs."""
         rows = [torch.from_numpy(np.asarray(part[numbers])) for part in self._rows[name]]
         return unit_length(self._side_by_side(rows) @ self._turn)
+
+
+def open_states(source: WholeEncoder, text: SentenceFiles, cache: Path) -> TokenStore:
+    """The last hidden states of a backbone for all sentences of a text, from an earlier run or computed now, memory-mapped."""
+    weights = hashlib.blake2b(digest_size=16)
+    for parameter in source.model.state_dict().values():
+        weights.update(parameter.cpu().float().numpy().data)
+    description = {"backbone": weights.hexdigest(), "max_length": source.backbone.max_length, "sentences": text.identity}
+    name = hashlib.blake2b(json.dumps(description).encode(), digest_size=8).hexdigest()
+
+    def write(path: Path) -> None:
+        rest = iter(text)
+        order: list[int] = []
+        with (
+            create_store(path, source.backbone.width) as writer,
+            tqdm(total=len(text), unit="sentence", desc="states", disable=None) as bar,
+        ):
+            while part := list(islice(rest, ENCODED_TOGETHER)):
+                before = len(order)
+                for number, states in source.backbone.token_embeddings(source.backbone.tokenize(part)[0]):
+                    writer.append(states)
+                    order.append(before + number)
+                    bar.update()
+            writer.finish({}, description, order)
+
+    return cached_store(cache / f"states-{name}.store", description, write)
 
 
 def _open_embeddings(folder: Path, source: _Source, cache: Path) -> TokenStore:

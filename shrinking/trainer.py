@@ -23,6 +23,7 @@ from schedulers import CosineAnnealingWarmupLR
 from shrinking.targets import TeacherVectors
 from tokens.sentence_files import SentenceFiles
 from tokens.text_pairs import TextPairs
+from tokens.token_store import TokenStore
 from training.whole_encoder import WholeEncoder, pooled, validate
 
 
@@ -78,7 +79,7 @@ class ShrinkTrainer:
     def __init__(
         self,
         student: WholeEncoder,
-        source: WholeEncoder | None,
+        source: WholeEncoder | TokenStore | None,
         text: SentenceFiles | None,
         training: TextPairs | None,
         validation: TextPairs,
@@ -89,8 +90,8 @@ class ShrinkTrainer:
 
         Args:
             student: changed in place.
-            source: what to imitate token by token, and without targets sentence by sentence; None if the student is the whole
-                backbone.
+            source: what to imitate token by token, and without targets sentence by sentence: the whole backbone, or what it
+                gives for the text; None if the student is the whole backbone.
             text: sentences without labels.
             training: labelled pairs.
             validation: pairs that choose the best epoch.
@@ -247,14 +248,21 @@ class ShrinkTrainer:
         hidden, mask = self.student.hidden(ids)
         embeddings, loss = pooled(hidden, mask), torch.zeros(())
         wanted = self.targets.of(name, numbers) if self.targets else None
-        if self.source is not None:
-            with torch.no_grad():
-                whole, _ = self.source.hidden(ids)
-            if self.student.model.config.num_hidden_layers:
+        learns_tokens = self.settings.token_weight > 0 and self.student.model.config.num_hidden_layers > 0
+        if self.source is not None and (learns_tokens or wanted is None):
+            whole = self._states_of_source(numbers, ids)
+            if learns_tokens:
                 loss = self.settings.token_weight * (((hidden - whole) * mask) ** 2).sum() / ((whole * mask) ** 2).sum()
             wanted = pooled(whole, mask) if wanted is None else wanted
         assert wanted is not None
         return loss + self.settings.sentence_weight * _distance(embeddings, wanted)
+
+    @torch.no_grad()
+    def _states_of_source(self, numbers: np.ndarray, ids: list[list[int]]) -> Tensor:
+        if isinstance(self.source, TokenStore):
+            return self.source.padded(numbers)[0]
+        assert self.source is not None
+        return self.source.hidden(ids)[0]
 
 
 def _distance(embeddings: Tensor, targets: Tensor) -> Tensor:
