@@ -8,10 +8,13 @@
 #                       dev.csv, test.csv), retrieval needs QUESTIONS=FILE
 # make general STSB=DIR STS=DIR QUESTIONS=FILE   results/general.md: the shipped model on text of other kinds; STS has
 #                       sts2012.csv, sts2013.csv and sts2014.csv
+# make small STSB=DIR TEXT=FILES LARGE=DIR   small/ as shipped, the whole encoder without torch: hours; TEXT are files of
+#                       sentences without labels, LARGE a larger backbone as teacher (without it the small one teaches)
+# make ladder STSB=DIR STS=DIR TEXT=FILES LARGE=DIR   results/small.md: whole encoders of 0 to 6 layers, three seeds: a night
 # make bench STSB=DIR   results/speed.md: everything that is said about speed, on an idle machine
 # make train-retrieval DATASET=FILE   train to find matches; train-tb with TensorBoard; mine for the negatives alone;
 #                                     evaluate for the scores of MODEL=FILE on the parts set aside
-# make demo             a page in the browser: compare two sentences, rank lines, see the map
+# make demo             a page in the browser: compare two sentences, rank lines, see the map; installs no torch
 # make export           model.bin as a folder for sentence-transformers: exported/
 # make clean            remove what was made here, but not model.bin
 #
@@ -23,7 +26,7 @@ STSB ?= data/stsb
 DATASET ?= data/questions.tsv
 WORKERS ?= 2
 
-.PHONY: help train test lint check judge trust study model general bench train-retrieval train-tb evaluate mine demo export clean
+.PHONY: help train test lint check judge trust study model general small ladder bench train-retrieval train-tb evaluate mine demo export clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
@@ -36,13 +39,14 @@ INSTALL := .venv/bin/pip install --quiet --disable-pip-version-check
 	$(INSTALL) $(addprefix -r ,$^)
 	@touch $@
 
-# What users do not need to train: the page in the browser; tests and checks.
-.venv/with-demo: requirements-demo.txt | .venv/installed
-	$(INSTALL) -r $<
+# What users do not need to train: tests and checks; the page in the browser, in an environment of its own.
+.venv/with-tests: requirements-dev.txt requirements-demo.txt | .venv/installed
+	$(INSTALL) $(addprefix -r ,$^)
 	@touch $@
 
-.venv/with-tests: requirements-dev.txt | .venv/with-demo
-	$(INSTALL) -r $<
+.venv-demo/installed: requirements-demo.txt requirements-small.txt
+	$(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 train: .venv/installed
@@ -128,6 +132,52 @@ general: stores/stsb/test.store stores/general/sts2014.store stores/questions/qu
 stores/general/sts2014.store: | .venv/installed
 	$(RUN) prepare_data.py $(years:%=$(STS)/%.csv) --out $(@D)
 
+# The whole encoder: six layers taught by fine-tuned backbones, and from them the encoders with fewer layers.
+LARGE ?= all-MiniLM-L6-v2
+TEXT ?= data/text/*.txt
+pairs = --data $(STSB)/train.csv --validation $(STSB)/dev.csv --test $(STSB)/test.csv
+shrink = $(RUN) shrink.py --vocabulary 23000 --text $(TEXT) $(pairs) --cache_dir stores
+below_six = $(shrink) --backbone runs/six-0/encoder --cache_states
+six := runs/six-0/encoder/teacher.json
+of_seed = --seed $* --run_dir runs/$(@D:runs/ladder/%=%) --out $(@D)
+
+stores/teacher-large/teacher.json: | stores/stsb/test.store
+	$(fine_tune) --backbone $(LARGE) --loss squared --seed 0
+
+$(six): | runs/ladder/6_layers-0/encoder.onnx
+
+runs/ladder/6_layers-%/encoder.onnx: | stores/teacher-large/teacher.json stores/teacher-cosent-1/teacher.json
+	$(shrink) --layers all --teacher stores/teacher-large stores/teacher-cosent-1 --seed $* --run_dir runs/six-$* --out $(@D) SIX_SETTINGS
+
+runs/ladder/3_layers-%/encoder.onnx: | $(six)
+	$(below_six) --layers 0,2,4 $(of_seed) BELOW_SETTINGS
+
+runs/ladder/2_layers-%/encoder.onnx: | $(six)
+	$(below_six) --layers 0,3 $(of_seed) BELOW_SETTINGS
+
+runs/ladder/1_layer-%/encoder.onnx: | $(six)
+	$(below_six) --layers 0 $(of_seed) BELOW_SETTINGS
+
+runs/ladder/static-%/encoder.onnx: | $(six)
+	$(below_six) --layers none $(of_seed) STATIC_SETTINGS
+
+runs/ladder/full-0/encoder.onnx: | .venv/installed
+	$(RUN) export.py --onnx --out $(@D)
+
+small: runs/ladder/3_layers-0/encoder.onnx
+	rm -rf small && cp -r $(<D) small
+
+OPTIMUM ?= .optimum
+rungs := 6_layers 3_layers 2_layers 1_layer static
+
+ladder: $(foreach rung,$(rungs),$(SEEDS:%=runs/ladder/$(rung)-%/encoder.onnx)) runs/ladder/full-0/encoder.onnx $(OPTIMUM)/bin/python
+	$(RUN) benchmarks/ladder.py --stsb $(STSB) --sts $(STS) --optimum $(OPTIMUM)/bin/python
+
+# sentence-transformers with its ONNX backend, which needs an older transformers.
+$(OPTIMUM)/bin/python:
+	$(PYTHON) -m venv $(OPTIMUM)
+	$(OPTIMUM)/bin/pip install --quiet --disable-pip-version-check -r benchmarks/requirements-optimum.txt || { rm -rf $(OPTIMUM); exit 1; }
+
 bench: stores/stsb/test.store .venv/with-tests $(JUDGE)/bin/python
 	$(INSTALL) -r benchmarks/requirements.txt
 	$(RUN) benchmarks/run.py --stsb stores/stsb --judge $(JUDGE)/bin/python --out results/speed.md
@@ -156,8 +206,8 @@ mine: .venv/installed
 # Where people already work: the browser, sentence-transformers.
 EXPORTED ?= exported
 
-demo: .venv/with-demo
-	$(RUN) demo.py --model $(MODEL)
+demo: .venv-demo/installed
+	.venv-demo/bin/python demo.py
 
 results/demo.png: .venv/with-tests
 	DEMO_PICTURE=$@ $(RUN) -m pytest tests/commands/test_demo.py -k browser
@@ -166,4 +216,4 @@ export: .venv/installed
 	$(RUN) export.py --model $(MODEL) --out $(EXPORTED)
 
 clean:
-	rm -rf .venv .judge runs stores exported data/starter/*.store
+	rm -rf .venv .venv-demo .judge runs stores exported data/starter/*.store

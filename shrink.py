@@ -44,7 +44,6 @@ from shrinking.vocabulary import choose_tokens, cut_vocabulary
 from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, Backbone
 from tokens.sentence_files import SentenceFiles
 from tokens.text_pairs import TextPairs, add_read_arguments, read_options
-from tokens.token_store import TokenStore
 from training.reports import write_metrics
 from training.resume import SavedRun, read_arguments
 from training.whole_encoder import WholeEncoder, save_teacher
@@ -79,15 +78,15 @@ def main() -> None:
             return
         source, student = build(options, inputs)
         before = validate_parts(source, inputs)
-        imitated: WholeEncoder | TokenStore | None = None if is_whole(options.layers) else source
-        if imitated and options.cache_states and inputs.text:
-            imitated = open_states(source, inputs.text, Path(options.cache_dir or folder))
-        targets = None
+        imitated = None if is_whole(options.layers) else source
+        cache, states, targets = Path(options.cache_dir or folder), None, None
+        if imitated and inputs.text and options.cache_states:
+            states = open_states(source, inputs.text, cache)
         if options.teacher:
             teachers = [Path(teacher) for teacher in options.teacher]
-            targets = TeacherVectors(teachers, inputs.text, inputs.training, student, Path(options.cache_dir or folder))
+            targets = TeacherVectors(teachers, inputs.text, inputs.training, student, cache)
         settings = settings_of(options)
-        trainer = ShrinkTrainer(student, imitated, inputs.text, inputs.training, inputs.validation, targets, settings)
+        trainer = ShrinkTrainer(student, imitated, inputs.text, inputs.training, inputs.validation, targets, settings, states)
         print(saved.begin(trainer, options.resume))
         saved.run(trainer)
         report(options, inputs, student, before, saved)

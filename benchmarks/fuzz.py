@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, suppress
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -37,13 +38,20 @@ import pyarrow
 import torch
 import yaml
 from pyarrow import parquet
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from tqdm import tqdm
 
 from common.cli import make_parser, run_command
 from common.errors import InputError
 from evaluation.checkpoint import load_encoder, save_encoder
-from model import EncoderConfig, SentenceEncoder
+from model import EncoderConfig, SentenceEncoder, mean_pooling
+from portable.small_encoder import FILES, SmallEncoder
+from shrinking.folder import write_folder
+from shrinking.layers import StaticModel
+from text import load_small_encoder
 from tokens.dat_files import read_label_file, read_token_file
+from tokens.sentence_files import SentenceFiles
 from tokens.text_pairs import read_text_pairs
 from tokens.token_store import create_store, open_store, pack_json
 from training.recipe import CONFIGS, add_recipe_arguments, parse_recipe
@@ -561,6 +569,74 @@ class Stores(Reader):
         return self.values  # damage to the tokens goes unnoticed: checksums of them would take too long
 
 
+class SmallEncoders(Reader):
+    """A file of a small encoder's folder with bytes changed, cut off, or, in the configuration, with other values."""
+
+    may_refuse = True
+
+    def __init__(self, folder: Path) -> None:
+        torch.manual_seed(0)
+        self.folder = folder / "small"
+        vocabulary = {"[UNK]": 0, "a": 1, "cat": 2}
+        tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+        model = StaticModel(torch.randn(len(vocabulary), 4), SimpleNamespace(to_diff_dict=dict, hidden_size=4))
+        words = SimpleNamespace(backend_tokenizer=tokenizer, special_tokens_map={})
+        backbone: Any = SimpleNamespace(model=model, tokenizer=words, max_length=8, name="tiny")
+        write_folder(self.folder, backbone, mean_pooling(4), None, {})
+        self.good = {name: (self.folder / name).read_bytes() for name in (*FILES, "config.json")}
+        self.values = SmallEncoder(self.folder).encode("a cat").tobytes()
+
+    def make(self, rng: random.Random) -> bytes:
+        name = rng.choice(sorted(self.good))
+        content, kind = self.good[name], rng.randrange(4)
+        if kind == 0:
+            content = content[: rng.randrange(len(content) + 1)]
+        elif kind == 1 and name == "config.json":
+            config = json.loads(content)
+            own = config["small_encoder"]
+            key = rng.choice(sorted(own))
+            own[key] = rng.choice((None, -1, 0, 2.5, "4", [], {}, True, 10**12))
+            content = json.dumps(config).encode()
+        elif kind > 1:
+            content = change_bytes(rng, content, 3)
+        return name.encode() + b"\n" + content
+
+    def read(self, path: Path) -> Any:
+        name, content = path.read_bytes().split(b"\n", 1)
+        (self.folder / name.decode()).write_bytes(content)
+        try:
+            return load_small_encoder(self.folder).encode("a cat").tobytes()
+        finally:
+            (self.folder / name.decode()).write_bytes(self.good[name.decode()])
+
+    def expected(self, content: bytes) -> Any:
+        """The good values for an intact graph and tokenizer; of another configuration, those or an error."""
+        name, content = content.split(b"\n", 1)
+        if name != b"config.json" and content != self.good[name.decode()]:
+            raise ValueError(name)
+        return self.values
+
+
+class Sentences(Reader):
+    """Text files without labels, one sentence a line."""
+
+    suffix = ".txt"
+
+    def make(self, rng: random.Random) -> bytes:
+        return damage(rng, "\n".join(rng.choice(WORDS) for _ in range(rng.randint(0, 6))).encode(), b" \n")
+
+    def read(self, path: Path) -> Any:
+        return list(SentenceFiles([path]))
+
+    def expected(self, content: bytes) -> Any:
+        if content[:2] in (b"\x1f\x8b", b"PK", b"(\xb5"):
+            raise ValueError("compressed")
+        lines = [line.decode("utf-8").strip() for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
+        if not any(lines):
+            raise ValueError("empty")
+        return [line for line in lines if line]
+
+
 READERS: dict[str, Callable[[Path], Reader]] = {
     "tokens": lambda folder: TokenFiles(),
     "labels": lambda folder: LabelFiles(),
@@ -570,6 +646,8 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     "recipes": lambda folder: Recipes(),
     "checkpoints": Checkpoints,
     "stores": Stores,
+    "small encoders": SmallEncoders,
+    "sentences": lambda folder: Sentences(),
 }
 
 

@@ -14,8 +14,7 @@ import numpy as np
 from onnxruntime import InferenceSession, SessionOptions
 from tokenizers import Tokenizer
 
-FORMAT = 1
-FILES = ("encoder.onnx", "tokenizer.json")
+FORMAT, FILES = 1, ("encoder.onnx", "tokenizer.json")
 SORTED_TOGETHER = 8192  # sentences; bounds the memory for tokens
 
 
@@ -27,17 +26,18 @@ class SmallEncoder:
         if threads == 1:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self.config, graph, tokenizer = _read(Path(folder))
-        self.output_dim, self.max_length = self.config["output_dim"], self.config["max_length"]
+        self.max_length = self.config["max_length"]
         options = SessionOptions()
         options.intra_op_num_threads = threads
         self._session = InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self.tokenizer = Tokenizer.from_str(tokenizer.decode("utf-8"))
         self.tokenizer.enable_truncation(self.max_length)
+        self.output_dim = self.run(["sentence_embedding"], [[0]])[0].shape[1]
 
     def encode(self, sentences: str | Iterable[str], *, batch_size: int = 32, show_progress: bool = False) -> np.ndarray:
         """The embeddings `(n, output_dim)` of n sentences, or `(output_dim,)` of one string: float32, unit length."""
-        texts, batch_size = _as_list(sentences), max(1, batch_size)
-        embeddings, truncated = np.empty((len(texts), self.output_dim), dtype=np.float32), 0
+        texts, batch_size, truncated = _as_list(sentences), max(1, batch_size), 0
+        embeddings = np.empty((len(texts), self.output_dim), dtype=np.float32)
         for start in range(0, len(texts), SORTED_TOGETHER):
             ids, cut = self.tokenize(texts[start : start + SORTED_TOGETHER])
             truncated += cut
@@ -70,19 +70,19 @@ class SmallEncoder:
 
 
 def _read(folder: Path) -> tuple[dict, bytes, bytes]:
-    """An encoder's configuration, graph and tokenizer, checked: a damaged graph would give wrong embeddings, not an error."""
+    """An encoder's configuration, graph and tokenizer; checked, because a damaged graph may give wrong embeddings, not an error."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["small_encoder"]
         graph, tokenizer = ((folder / name).read_bytes() for name in FILES)
         if config["format"] != FORMAT:
             raise ValueError(f"{folder} is of format {config['format']}, expected {FORMAT}; use the small_encoder.py in it")
-        intact = [hashlib.sha256(own).hexdigest() for own in (graph, tokenizer)] == [config["sha256"][name] for name in FILES]
-        sizes = config["output_dim"], config["max_length"]
+        sums = [hashlib.sha256(own).hexdigest() for own in (graph, tokenizer)]
+        intact = sums == [config["sha256"][name] for name in FILES] and config["max_length"] in range(1, 2**31)
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename} is missing, expected the folder of a small encoder") from None
     except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         raise ValueError(f"{folder / 'config.json'} is damaged, or not that of a small encoder") from None
-    if not intact or not all(type(size) is int and size > 0 for size in sizes):
+    if not intact:
         raise ValueError(f"{folder} is damaged: a file is not as config.json says; copy the folder again")
     return config, graph, tokenizer
 

@@ -79,25 +79,28 @@ class ShrinkTrainer:
     def __init__(
         self,
         student: WholeEncoder,
-        source: WholeEncoder | TokenStore | None,
+        source: WholeEncoder | None,
         text: SentenceFiles | None,
         training: TextPairs | None,
         validation: TextPairs,
         targets: TeacherVectors | None,
         settings: Settings,
+        states: TokenStore | None = None,
     ) -> None:
         """Prepare the training.
 
         Args:
             student: changed in place.
-            source: what to imitate token by token, and without targets sentence by sentence: the whole backbone, or what it
-                gives for the text; None if the student is the whole backbone.
+            source: the whole backbone, to imitate token by token, and without targets sentence by sentence; None if the student
+                is the whole backbone.
             text: sentences without labels.
             training: labelled pairs.
             validation: pairs that choose the best epoch.
             targets: of the sentences, by teachers.
             settings: see there.
+            states: what the source gives for the text, if it is known.
         """
+        self.states = states
         self.student, self.source, self.text, self.training = student, source, text, training
         self.validation, self.targets, self.settings = validation, targets, settings
         stages = {"text": settings.text_epochs if text else 0, "pairs": settings.pair_epochs if training else 0}
@@ -231,40 +234,35 @@ class ShrinkTrainer:
                 yield numbers[parts[part]], [ids[i] for i in parts[part]]
 
     def _loss(self, batch: _Batch) -> Tensor:
-        settings, loss = self.settings, torch.zeros(())
+        loss = torch.zeros(())
         if len(batch.numbers):
-            loss = loss + self._imitation("text", batch.numbers, batch.ids)
+            loss = self._imitation("text", batch.numbers, batch.ids)[0]
         if len(batch.rows):
-            ids = [self._ids[side][row] for side in (0, 1) for row in batch.rows]
-            embeddings = self.student.embed(ids, len(ids) // 2)
-            first, second = embeddings.chunk(2)
-            loss = loss + settings.label_weight * cosine_mse(first, second, self._labels[batch.rows], lowest=0)
-            if self.targets:
-                numbers = np.concatenate([2 * batch.rows, 2 * batch.rows + 1])
-                loss = loss + settings.sentence_weight * _distance(embeddings, self.targets.of("pairs", numbers))
+            ids = [self._ids[side][row] for row in batch.rows for side in (0, 1)]
+            numbers = np.stack([2 * batch.rows, 2 * batch.rows + 1], axis=1).ravel()
+            imitation, embeddings = self._imitation("pairs", numbers, ids)
+            squared = cosine_mse(embeddings[0::2], embeddings[1::2], self._labels[batch.rows], lowest=0)
+            loss = loss + imitation + self.settings.label_weight * squared
         return loss
 
-    def _imitation(self, name: str, numbers: np.ndarray, ids: list[list[int]]) -> Tensor:
+    def _imitation(self, name: str, numbers: np.ndarray, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """The loss on sentences of the text or of the pairs, by their numbers there, and their embeddings `(B, G)`."""
         hidden, mask = self.student.hidden(ids)
         embeddings, loss = pooled(hidden, mask), torch.zeros(())
         wanted = self.targets.of(name, numbers) if self.targets else None
         learns_tokens = self.settings.token_weight > 0 and self.student.model.config.num_hidden_layers > 0
         if self.source is not None and (learns_tokens or wanted is None):
-            whole = self._states_of_source(numbers, ids)
+            whole = self._states_of_source(name, numbers, ids)
             if learns_tokens:
                 loss = self.settings.token_weight * (((hidden - whole) * mask) ** 2).sum() / ((whole * mask) ** 2).sum()
             wanted = pooled(whole, mask) if wanted is None else wanted
-        assert wanted is not None
-        return loss + self.settings.sentence_weight * _distance(embeddings, wanted)
+        if wanted is not None:
+            loss = loss + self.settings.sentence_weight * (1 - (embeddings * wanted).sum(1).mean())
+        return loss, embeddings
 
     @torch.no_grad()
-    def _states_of_source(self, numbers: np.ndarray, ids: list[list[int]]) -> Tensor:
-        if isinstance(self.source, TokenStore):
-            return self.source.padded(numbers)[0]
+    def _states_of_source(self, name: str, numbers: np.ndarray, ids: list[list[int]]) -> Tensor:
+        if name == "text" and self.states is not None:
+            return self.states.padded(numbers)[0]
         assert self.source is not None
         return self.source.hidden(ids)[0]
-
-
-def _distance(embeddings: Tensor, targets: Tensor) -> Tensor:
-    """The mean of 1 - cosine of unit vectors `(B, G)`."""
-    return 1 - (embeddings * targets).sum(1).mean()

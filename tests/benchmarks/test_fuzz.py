@@ -28,6 +28,8 @@ INPUTS = {
     "recipes": 20,
     "checkpoints": 100,
     "stores": 300,
+    "small encoders": 100,
+    "sentences": 300,
 }
 
 

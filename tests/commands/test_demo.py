@@ -6,31 +6,57 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from scipy.optimize import isotonic_regression
 
 import demo as demo_module
 from common.errors import InputError
 from demo import Demo, start
+from text import TextEncoder
 
 PICTURE = os.environ.get("DEMO_PICTURE")
 
 
 @pytest.fixture(scope="module")
 def demo(text_encoder, tmp_path_factory) -> Demo:
-    """The demo on some of the starter pairs, which is faster; for the picture of the README on all."""
+    """The demo of model.bin on some of the starter pairs, which is faster."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in () if PICTURE else ("STARTER_DEV", "STARTER_TEST"):
+        for name in ("STARTER_DEV", "STARTER_TEST"):
             whole = getattr(demo_module, name)
             part = tmp_path_factory.mktemp("starter") / whole.name
             part.write_text("".join(whole.read_text().splitlines(keepends=True)[:50]))
             patch.setattr(demo_module, name, part)
         return Demo(text_encoder)
+
+
+@pytest.fixture(scope="module")
+def small_demo() -> Demo:
+    """The demo of the small encoder that ships."""
+    return Demo(TextEncoder(ROOT / "small"))
+
+
+def test_the_small_encoder_has_its_own_page_without_torch(small_demo):
+    page = small_demo.compare("A man plays a guitar.", "Somebody plays music.")
+    rows = re.findall(r"<td>([\w ]+)</td><td>([\d.]+)</td>", page)
+    expected = float(small_demo.encoder.similarity("A man plays a guitar.", "Somebody plays music."))
+    assert [(name, float(value)) for name, value in rows] == [("small encoder", pytest.approx(expected, abs=6e-4))]
+    assert ">guitar</span>" in page and "for the small encoder." in page
+    code = """
+import sys
+sys.modules["torch"] = sys.modules["transformers"] = None
+from demo import SMALL, Demo
+from text import TextEncoder
+print(Demo(TextEncoder(SMALL)).rank("music", "a song\\na stone").count("<li>"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "2\n", done.stderr
 
 
 def test_the_score_is_the_cosine_on_the_scale_of_the_labels(demo, text_encoder):
@@ -44,7 +70,7 @@ def test_the_score_is_the_cosine_on_the_scale_of_the_labels(demo, text_encoder):
     expected = np.interp(cosine, x[order], isotonic_regression(pairs.labels[order].astype(float)).x)
     assert float(re.search(r'id="score">([\d.]+)', page)[1]) == pytest.approx(expected, abs=0.051)
     rows = re.findall(r"<td>(trained encoder|mean pooling)</td><td>([\d.]+)</td>", page)
-    baseline = float(demo.baseline.similarity(first, second))
+    baseline = float(demo.encoders["mean pooling"].similarity(first, second))
     assert {name: float(value) for name, value in rows} == pytest.approx(
         {"trained encoder": cosine, "mean pooling": baseline}, abs=6e-4
     )
@@ -69,13 +95,6 @@ def test_ranking_skips_empty_lines(demo, text_encoder):
     shown = re.findall(r"<b>([\d.-]+)</b><span>(.*?)</span>", page)
     expected = text_encoder.rank("a cat", ["a dog", "a kitten", "stocks fell"])
     assert shown == [(f"{match.similarity:.3f}", match.document) for match in expected]
-
-
-def test_both_encoders_in_one_pass_are_each_of_them_alone(demo, text_encoder):
-    sentences = demo.test.first[:8]
-    together = demo_module.encode_with_heads([text_encoder, demo.baseline], sentences)
-    for vectors, encoder in zip(together, (text_encoder, demo.baseline), strict=True):
-        np.testing.assert_allclose(vectors, encoder.encode(sentences), atol=1e-6)
 
 
 def test_without_gradio_it_says_what_to_install(monkeypatch):
@@ -123,7 +142,7 @@ def browser() -> Iterator:
     chrome.quit()
 
 
-def test_in_a_browser(demo, browser, tmp_path):
+def test_in_a_browser(small_demo, browser, tmp_path):
     """Types two sentences, reads the score, sees shaded tokens, ranks by keyboard, sees the map, on a desk and on a phone."""
     import gradio
     from selenium.webdriver.common.by import By
@@ -146,7 +165,7 @@ def test_in_a_browser(demo, browser, tmp_path):
         return field
 
     try:
-        browser.get(start(demo))
+        browser.get(start(small_demo))
         wait_for(lambda: browser.find_elements(By.ID, "score"))
         type_into("#first textarea, #first input", "The cat sleeps on the sofa.")
         type_into("#second textarea, #second input", "A kitten naps on the couch.").send_keys(Keys.ENTER)

@@ -13,7 +13,7 @@ from conftest import WORDS, last_line
 
 from common.errors import InputError
 from shrinking.layers import keep_layers
-from shrinking.targets import TeacherVectors
+from shrinking.targets import TeacherVectors, open_states
 from shrinking.trainer import Settings, ShrinkTrainer
 from tokens.backbone import Backbone
 from tokens.sentence_files import SentenceFiles
@@ -138,20 +138,34 @@ def test_the_loss_is_what_the_settings_say(tiny_bert, text, pairs):
     trainer = ShrinkTrainer(student, source, text, pairs, pairs, None, settings)
     batch = next(trainer._batches("pairs"))
     sentences = [list(text)[i] for i in batch.numbers]
-    tokens, cosines, squares, total = [], [], 0.0, 0.0
-    for sentence in sentences:  # one at a time, without padding
-        ids = student.backbone.tokenize([sentence])[0]
-        ours, whole = (encoder.hidden(ids)[0][0].detach().numpy().astype(float) for encoder in (student, source))
-        tokens.append(((ours - whole) ** 2).sum())
-        total += (whole**2).sum()
-        first, second = ours.mean(0), whole.mean(0)
-        cosines.append(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
+    of_pairs = [sentence for row in batch.rows for sentence in (pairs.first[row], pairs.second[row])]
+    assert len(sentences) == 4 and len(of_pairs) == 10
+    expected = 0.0
+    for group in (sentences, of_pairs):
+        squares, total, cosines = 0.0, 0.0, []
+        for sentence in group:  # one at a time, without padding
+            ids = student.backbone.tokenize([sentence])[0]
+            ours, whole = (encoder.hidden(ids)[0][0].detach().numpy().astype(float) for encoder in (student, source))
+            squares += ((ours - whole) ** 2).sum()
+            total += (whole**2).sum()
+            first, second = ours.mean(0), whole.mean(0)
+            cosines.append(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
+        expected += 3 * squares / total + 7 * (1 - np.mean(cosines))
     for row in batch.rows:
         first, second = student.encode([pairs.first[row], pairs.second[row]]).numpy()
-        squares += (first @ second - pairs.labels[row] / 5) ** 2 / len(batch.rows)
-    expected = 3 * sum(tokens) / total + 7 * (1 - np.mean(cosines)) + 11 * squares
-    assert len(sentences) == 4 and len(batch.rows) == 5
+        expected += 11 * (first @ second - pairs.labels[row] / 5) ** 2 / len(batch.rows)
     assert trainer._loss(batch).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_states_on_disk_are_those_of_the_backbone(tiny_bert, text, pairs, tmp_path):
+    source = changed(tiny_bert, 0, 0)
+    states, settings = open_states(source, text, tmp_path), Settings(text_batch=16)
+    losses = []
+    for known in (None, states):
+        trainer = ShrinkTrainer(cut(tiny_bert, [1]), source, text, None, pairs, None, settings, known)
+        losses.append([trainer._loss(batch).item() for batch in trainer._batches("text")])
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    assert (states.dim, len(states)) == (16, 300)
 
 
 @pytest.mark.parametrize("stop", [1, 9, 10, 12, 15])
