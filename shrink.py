@@ -17,7 +17,8 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,11 @@ from tokens.sentence_files import SentenceFiles
 from tokens.text_pairs import TextPairs, add_read_arguments, read_options
 from training.reports import write_metrics
 from training.resume import SavedRun, read_arguments
-from training.whole_encoder import WholeEncoder, save_teacher
+from training.whole_encoder import WholeEncoder, read_teacher, save_teacher
 
 SAVE_SECONDS = 300.0
 CALIBRATION = 512  # sentences
+IN_FLOAT, SMALL = "in float32", "this encoder"
 FILES = ("text", "data", "validation", "test", "teacher", "out")  # options whose values are paths
 
 
@@ -189,7 +191,7 @@ def build(options: Namespace, inputs: Inputs) -> tuple[WholeEncoder, WholeEncode
     return WholeEncoder(backbone, bfloat16=True), WholeEncoder(cut, bfloat16=bool(layers), train_words=not layers)
 
 
-def all_sentences(inputs: Inputs) -> Any:
+def all_sentences(inputs: Inputs) -> Iterator[str]:
     """The sentences of the text, then of the training pairs."""
     if inputs.text:
         yield from inputs.text
@@ -216,41 +218,66 @@ def report(options: Namespace, inputs: Inputs, student: WholeEncoder, before: Ma
     """Write the encoder's folder and the run's files, and print its scores next to the backbone's."""
     student.bfloat16 = False
     out, folder, seconds = Path(options.out), Path(options.run_dir), saved.seconds
-    if student.model.config.num_hidden_layers:
-        save_teacher(folder / "encoder", student, {"set_aside": None})
-    sentences = list(inputs.text) if inputs.text else list(all_sentences(inputs))
-    chosen = np.random.default_rng(0).permutation(len(sentences))[:CALIBRATION]
-    calibration = student.backbone.tokenize([sentences[i] for i in chosen])[0]
-    facts = {
-        "backbone": options.backbone,
+    facts = origin_of(options) | {
         "layers": options.layers,
         "vocabulary": len(student.backbone.tokenizer),
         "parameters": sum(parameter.numel() for parameter in student.model.parameters()),
-        "teachers": [Path(teacher).name for teacher in options.teacher or []],
-        "data": [Path(path).name for name in ("text", "data") for path in options[name] or []],
         "seed": options.seed,
     }
-    write_folder(out, student.backbone, mean_pooling(student.backbone.width), None if options.float32 else calibration, facts)
+    first = facts.pop("scores", {})
+    calibration = None if options.float32 else student.backbone.tokenize(calibration_sentences(inputs))[0]
+    write_folder(out, student.backbone, mean_pooling(student.backbone.width), calibration, facts)
     small = SmallEncoder(out)
-    in_float, in_folder = validate_parts(student, inputs), validate_parts(small, inputs)
-    encoders = {Path(options.backbone).name: before, "in float32": in_float, "small": in_folder}
-    scores = {part: {who: asdict(own[part]) for who, own in encoders.items()} for part in before}
-    write_card(out, {part: {who: own for who, own in by.items() if who != "in float32"} for part, by in scores.items()})
-    size = size_of(out)
+    names = (Path(options.backbone).name, IN_FLOAT, SMALL)
+    evaluated = dict(zip(names, (before, validate_parts(student, inputs), validate_parts(small, inputs)), strict=True))
+    scores = {
+        part: first.get(part, {}) | {who: asdict(own[part]) for who, own in evaluated.items() if not (first and own is before)}
+        for part in before
+    }
+    write_card(out, scores)
+    if student.model.config.num_hidden_layers:  # so that more can be cut from it
+        origin = {name: facts[name] for name in ("backbone", "teachers", "data")}
+        origin["scores"] = {part: dict([next(iter(own.items()))]) for part, own in scores.items()}
+        save_teacher(folder / "encoder", student, {"set_aside": None, "origin": origin})
     agreement = spearman(*(cosines(*embed_pairs(encoder, inputs.validation)) for encoder in (small, student)))
-    metrics = {**facts, "settings": asdict(settings_of(options)), "scores": scores, "bytes": size, "agreement": agreement}
+    metrics = {**facts, "settings": asdict(settings_of(options)), "scores": scores, "bytes": size_of(out), "agreement": agreement}
     write_metrics(folder / "metrics.json", {**metrics, "seconds": round(seconds, 1)})
-    saved.finish(f"{out}, validation Spearman {in_folder['validation'].spearman:.4f}")
+    part = "test" if inputs.test else "validation"
+    baseline, reached = (next(iter(scores[part].values())), scores[part][SMALL])
+    saved.finish(f"{out}, {part} Spearman {reached['spearman']:.4f}")
+    by_encoder = {who: {name: own[who] for name, own in scores.items()} for who in scores[part]}
     columns = {
-        who: {f"{part} {METRICS[name]}": value for part in own for name, value in asdict(own[part]).items() if name in METRICS}
-        for who, own in encoders.items()
+        who: {f"{part} {METRICS[name]}": own[part][name] for part in own for name in own[part] if name in METRICS}
+        for who, own in by_encoder.items()
     }
     print(f"\n{score_table(columns)}\n")
-    print(
-        f"{out}/: {size / 2**20:.1f} MiB, made in {seconds:.0f} s. Spearman of its cosines with those in float32: {agreement:.4f}."
-    )
-    part, name = "test" if inputs.test else "validation", Path(options.backbone).name
-    print(f"{part.capitalize()} Spearman: {name} {before[part].spearman:.4f}, {out.name} {in_folder[part].spearman:.4f}.")
+    print(f"{out}/: {size_of(out) / 2**20:.1f} MiB, made in {seconds:.0f} s. Agreement with float32: {agreement:.4f} (Spearman).")
+    name = next(iter(scores[part]))
+    print(f"{part.capitalize()} Spearman: {name} {baseline['spearman']:.4f}, {SMALL} {reached['spearman']:.4f}.")
+
+
+def origin_of(options: Namespace) -> dict[str, Any]:
+    """What an encoder is made from: a backbone, teachers, data; through a backbone that was shrunk, from all before it.
+
+    With the scores of the first backbone, if there was one before.
+    """
+    own = {
+        "backbone": options.backbone,
+        "teachers": [Path(teacher).name for teacher in options.teacher or []],
+        "data": [Path(path).name for name in ("text", "data") for path in options[name] or []],
+    }
+    with suppress(InputError):  # an ordinary backbone
+        if origin := read_teacher(Path(options.backbone)).get("origin"):
+            lists = {name: list(dict.fromkeys(origin[name] + own[name])) for name in ("teachers", "data")}
+            return {"backbone": origin["backbone"], **lists, "scores": origin["scores"]}
+    return own
+
+
+def calibration_sentences(inputs: Inputs) -> list[str]:
+    """Some hundred sentences of the text, or else of the pairs, for the ranges of int8."""
+    size = len(inputs.text) if inputs.text else 2 * len(inputs.training or [])
+    chosen = set(np.random.default_rng(0).permutation(size)[:CALIBRATION].tolist())
+    return [sentence for i, sentence in enumerate(all_sentences(inputs)) if i in chosen]
 
 
 if __name__ == "__main__":

@@ -7,11 +7,14 @@ import importlib
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
+
+from common.files import size_of
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = {path.name: path.read_text(encoding="utf-8") for path in PAGES}
@@ -33,6 +36,25 @@ def test_the_lines_for_judges_run_in_a_folder_with_two_files(tmp_path):
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0 and not result.stderr, result.stderr
     assert -1 <= float(result.stdout) <= 1
+
+
+@pytest.mark.parametrize(("page", "title"), [("README.md", "The whole encoder"), ("whole-encoder.md", None)])
+def test_the_lines_for_the_whole_encoder_run_in_a_folder_with_nothing_else(tmp_path, page, title):
+    text = section(page, title) if title else TEXT[page].split("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    shutil.copytree(ROOT / "small", tmp_path / "small")
+    refuse = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
+    result = subprocess.run([sys.executable, "-c", refuse + code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert 0.3 < float(result.stdout) <= 1
+
+
+def test_the_whole_encoder_that_ships_is_small_and_says_what_it_is():
+    config = json.loads((ROOT / "small" / "config.json").read_text(encoding="utf-8"))["small_encoder"]
+    assert size_of(ROOT / "small") <= 20 * 2**20
+    small, backbone = (config["scores"]["test"][name] for name in ("this encoder", "all-MiniLM-L6-v2"))
+    assert small["spearman"] > backbone["spearman"] and small["mse"] <= 0.036 and small["unrelated"] <= 0.12
+    assert (ROOT / "small" / "small_encoder.py").read_bytes() == (ROOT / "portable" / "small_encoder.py").read_bytes()
 
 
 def run_command(command: str, monkeypatch) -> None:
