@@ -42,21 +42,19 @@ class Settings:
         token_weight: of the squared error of each token's last hidden state, over its mean square.
         sentence_weight: of 1 - cosine with the target of each sentence.
         label_weight: of the squared error between the cosine of a pair and label / 5.
-        similarity_weight: of the squared error between the cosine of a pair and that of its targets.
         seed: of all random choices.
     """
 
-    text_epochs: int = 2
+    text_epochs: int = 1
     text_learning_rate: float = 5e-4
     text_batch: int = 128
-    pair_epochs: int = 4
+    pair_epochs: int = 2
     pair_learning_rate: float = 8e-5
     pair_batch: int = 32
     pair_text: int = 64
     token_weight: float = 1.0
     sentence_weight: float = 10.0
     label_weight: float = 20.0
-    similarity_weight: float = 80.0
     seed: int = 0
 
 
@@ -242,15 +240,13 @@ class ShrinkTrainer:
         if len(batch.rows):
             ids = [self._ids[side][row] for row in batch.rows for side in (0, 1)]
             numbers = np.stack([2 * batch.rows, 2 * batch.rows + 1], axis=1).ravel()
-            imitation, embeddings, wanted = self._imitation("pairs", numbers, ids)
+            imitation, embeddings = self._imitation("pairs", numbers, ids)
             cosine = (embeddings[0::2] * embeddings[1::2]).sum(1)
             loss = loss + imitation + self.settings.label_weight * mse_loss(cosine, self._labels[batch.rows] / MAX_LABEL)
-            if wanted is not None:
-                loss = loss + self.settings.similarity_weight * mse_loss(cosine, (wanted[0::2] * wanted[1::2]).sum(1))
         return loss
 
-    def _imitation(self, name: str, numbers: np.ndarray, ids: list[list[int]]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The loss on sentences of the text or of the pairs, by their numbers there, their embeddings and targets `(B, G)`."""
+    def _imitation(self, name: str, numbers: np.ndarray, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """The loss on sentences of the text or of the pairs, by their numbers there, and their embeddings `(B, G)`."""
         hidden, mask = self.student.hidden(ids)
         embeddings, loss = pooled(hidden, mask), torch.zeros(())
         wanted = self.targets.of(name, numbers) if self.targets else None
@@ -262,7 +258,7 @@ class ShrinkTrainer:
             wanted = pooled(whole, mask) if wanted is None else wanted
         if wanted is not None:
             loss = loss + self.settings.sentence_weight * (1 - (embeddings * wanted).sum(1).mean())
-        return loss, embeddings, wanted
+        return loss, embeddings
 
     @torch.no_grad()
     def _states_of_source(self, name: str, numbers: np.ndarray, ids: list[list[int]]) -> Tensor:
