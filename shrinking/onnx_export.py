@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -111,6 +112,7 @@ def export_int8(graph: EncoderGraph, path: Path, calibration: Sequence[Sequence[
         if not with_weights:  # static embeddings: nothing but a table
             os.replace(float_path, path)
             return
+        logging.disable(logging.WARNING)  # it advises a step that is not needed for this graph
         quantization.quantize_static(
             float_path,
             path,
@@ -124,6 +126,7 @@ def export_int8(graph: EncoderGraph, path: Path, calibration: Sequence[Sequence[
             extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
         )
     finally:
+        logging.disable(logging.NOTSET)
         float_path.unlink(missing_ok=True)
 
 

@@ -21,7 +21,7 @@ from tokens.text_pairs import TextPairs
 from tokens.token_store import TokenStore, cached_store, create_store, identity_of
 from training.whole_encoder import WholeEncoder, load_teacher
 
-ENCODED_TOGETHER = 4096
+ENCODED_TOGETHER, ENCODED_AT_ONCE = 4096, 64
 FITTED_ON = 8192  # sentences
 
 
@@ -103,19 +103,25 @@ def open_states(source: WholeEncoder, text: SentenceFiles, cache: Path) -> Token
     description = {"backbone": weights.hexdigest(), "max_length": source.backbone.max_length, "sentences": text.identity}
     name = hashlib.blake2b(json.dumps(description).encode(), digest_size=8).hexdigest()
 
+    @torch.no_grad()
     def write(path: Path) -> None:
         rest = iter(text)
         order: list[int] = []
         with (
             create_store(path, source.backbone.width) as writer,
-            tqdm(total=len(text), unit="sentence", desc="states", disable=None) as bar,
+            tqdm(total=len(text), unit="sentence", desc="states of the backbone", disable=None) as bar,
         ):
             while part := list(islice(rest, ENCODED_TOGETHER)):
+                ids, _ = source.backbone.tokenize(part)
+                by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))
                 before = len(order)
-                for number, states in source.backbone.token_embeddings(source.backbone.tokenize(part)[0]):
-                    writer.append(states)
-                    order.append(before + number)
-                    bar.update()
+                for start in range(0, len(ids), ENCODED_AT_ONCE):
+                    rows = by_length[start : start + ENCODED_AT_ONCE]
+                    hidden, _ = source.hidden([ids[row] for row in rows])
+                    for row, states in zip(rows, hidden.numpy(), strict=True):
+                        writer.append(states[: len(ids[row])])
+                        order.append(before + row)
+                    bar.update(len(rows))
             writer.finish({}, description, order)
 
     return cached_store(cache / f"states-{name}.store", description, write)
