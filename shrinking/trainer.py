@@ -17,7 +17,7 @@ from torch.nn.functional import mse_loss
 from tqdm import tqdm
 
 from common.errors import InputError
-from data import count_batches, random_batches
+from data import random_batches
 from evaluation.scores import Scores
 from schedulers import CosineAnnealingWarmupLR
 from shrinking.targets import TeacherVectors
@@ -106,7 +106,7 @@ class ShrinkTrainer:
         stages = {"text": settings.text_epochs if text else 0, "pairs": settings.pair_epochs if training else 0}
         self._stage_of_epoch = [stage for stage, epochs in stages.items() for _ in range(epochs)]
         per_epoch = {
-            "text": count_batches(len(text), settings.text_batch) if text else 0,
+            "text": max(1, len(text) // settings.text_batch) if text else 0,
             "pairs": len(training) // settings.pair_batch if training else 0,
         }
         self._batches_of_epochs = [per_epoch[stage] for stage in self._stage_of_epoch]
@@ -208,8 +208,8 @@ class ShrinkTrainer:
         """The batches of the current epoch."""
         rng = np.random.default_rng([self.settings.seed, self.epoch])
         none = np.empty(0, dtype=np.int64)
-        if stage == "text":
-            for numbers, ids in self._text_batches(rng, self.settings.text_batch):
+        if stage == "text":  # each pool of sentences may end in a smaller batch: the surplus is left out
+            for numbers, ids in islice(self._text_batches(rng, self.settings.text_batch), self._batches_of_epochs[self.epoch]):
                 yield _Batch(numbers, ids, none)
             return
         rows = random_batches(len(self._labels), self.settings.pair_batch, rng)
