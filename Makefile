@@ -163,7 +163,8 @@ runs/ladder/1_layer-%/encoder.onnx: | $(six)
 	$(below_six) --layers 0 $(of_seed)
 
 runs/ladder/static-%/encoder.onnx: | $(six)
-	$(below_six) --layers none $(of_seed) STATIC_SETTINGS
+	$(below_six) --layers none $(of_seed) --text_epochs 5 --text_learning_rate 2e-3 --pair_epochs 5 \
+		--pair_learning_rate 5e-4
 
 runs/ladder/full-0/encoder.onnx: | .venv/installed
 	$(RUN) export.py --onnx --out $(@D)
@@ -171,16 +172,16 @@ runs/ladder/full-0/encoder.onnx: | .venv/installed
 small: runs/ladder/3_layers-0/encoder.onnx
 	rm -rf small && cp -r $(<D) small
 
-OPTIMUM ?= .optimum
+OTHERS ?= .others
 rungs := 6_layers 3_layers 2_layers 1_layer static
 
-ladder: $(foreach rung,$(rungs),$(SEEDS:%=runs/ladder/$(rung)-%/encoder.onnx)) runs/ladder/full-0/encoder.onnx $(OPTIMUM)/bin/python
-	$(RUN) benchmarks/ladder.py --stsb $(STSB) --sts $(STS) --optimum $(OPTIMUM)/bin/python
+ladder: $(foreach rung,$(rungs),$(SEEDS:%=runs/ladder/$(rung)-%/encoder.onnx)) runs/ladder/full-0/encoder.onnx $(OTHERS)/bin/python
+	$(RUN) benchmarks/ladder.py --stsb $(STSB) --sts $(STS) --others $(OTHERS)/bin/python
 
-# sentence-transformers with its ONNX backend, which needs an older transformers.
-$(OPTIMUM)/bin/python:
-	$(PYTHON) -m venv $(OPTIMUM)
-	$(OPTIMUM)/bin/pip install --quiet --disable-pip-version-check -r benchmarks/requirements-optimum.txt || { rm -rf $(OPTIMUM); exit 1; }
+# sentence-transformers with its ONNX backend, and model2vec, which need an older transformers.
+$(OTHERS)/bin/python:
+	$(PYTHON) -m venv $(OTHERS)
+	$(OTHERS)/bin/pip install --quiet --disable-pip-version-check -r benchmarks/requirements-others.txt || { rm -rf $(OTHERS); exit 1; }
 
 bench: stores/stsb/test.store .venv/with-tests $(JUDGE)/bin/python
 	$(INSTALL) -r benchmarks/requirements.txt

@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from timing import goal, ratios, run_script, time_interleaved
 
 from common.cli import make_parser, output_file, run_command
@@ -42,7 +41,7 @@ SENTENCES, SINGLE = 1280, 128  # in batches, one at a time
 REPEATS = 7
 YEARS = ("sts2012.csv", "sts2013.csv", "sts2014.csv")
 IN_TORCH = f"{BACKBONE}, sentence-transformers in torch"
-MODEL2VEC = "model2vec, distilled by its package"
+OTHERS = str(Path(__file__).with_name("others_speed.py"))
 LIGHT, HEAVY = ("onnxruntime", "tokenizers", "numpy"), ("sentence-transformers",)
 Encode = Callable[[Sequence[str], int], np.ndarray]
 
@@ -53,7 +52,7 @@ def main() -> None:
     parser.add_argument("--ladder", default="runs/ladder", help="folder of small encoders' folders, NAME-SEED")
     parser.add_argument("--stsb", required=True, help="folder with test.csv")
     parser.add_argument("--sts", required=True, help=f"folder with {', '.join(YEARS)}")
-    parser.add_argument("--optimum", help="a Python with sentence-transformers[onnx], to measure its ONNX backend")
+    parser.add_argument("--others", help="a Python with benchmarks/requirements-others.txt, to measure ONNX and model2vec there")
     parser.add_argument("--out", default="results/small.md", help="Markdown file")
     parser.add_argument("--picture", default="results/small.png", help="PNG of quality against speed")
     options = parser.parse_args()
@@ -63,12 +62,10 @@ def main() -> None:
     test = read_text_pairs(Path(options.stsb) / "test.csv")
     years = [read_text_pairs(Path(options.sts) / name) for name in YEARS]
     backbone = SentenceTransformer(source_of(BACKBONE), device="cpu")
-    static = distilled_by_model2vec(backbone)
     encoders: dict[str, list[Encode]] = {
         IN_TORCH: [lambda texts, batch: backbone.encode(texts, batch_size=batch, normalize_embeddings=True)],
-        MODEL2VEC: [lambda texts, batch: static.encode(texts, batch_size=batch, normalize_embeddings=True)],
     }
-    sizes = {IN_TORCH: size_of(Path(source_of(BACKBONE))), MODEL2VEC: 4 * sum(p.numel() for p in static.parameters())}
+    sizes = {IN_TORCH: size_of(Path(source_of(BACKBONE)))}
     for name, folders in ladder.items():
         encoders[name] = [encode_of(SmallEncoder(folder)) for folder in folders]
         sizes[name] = max(size_of(folder) for folder in folders)
@@ -99,11 +96,16 @@ def main() -> None:
         "# Whole encoders\n\nMade by `make ladder`. Speeds are multiples of the backbone's in torch.\n",
         markdown(columns, rows),
     ]
-    if options.optimum:
-        parts.append(with_optimum(options.optimum, Path(options.stsb) / "test.csv"))
+    points = {name: (speed[0][name], quality[name][0], sizes[name] / 2**20) for name in encoders}
+    if options.others:
+        others = run_script(OTHERS, source_of(BACKBONE), str(Path(options.stsb) / "test.csv"), python=options.others)
+        points |= {name: (fast, spearman, mib) for name, mib, spearman, fast, _ in others}
+        rows = [[name, f"{mib:.1f}", f"{spearman:.4f}", f"{fast:.1f}", f"{one:.1f}"] for name, mib, spearman, fast, one in others]
+        titles = ("others, in an environment of their own", "MiB", "STS-B test", "speed, batches of 32", "speed, one at a time")
+        parts.append(markdown(titles, rows))
     parts.append(start_and_size(next(iter(ladder.values()))[0]))
     write_text_atomically(out, "\n".join(parts))
-    draw(picture, {name: (speed[0][name], quality[name][0], sizes[name]) for name in encoders})
+    draw(picture, points, own=ladder)
     print("\n".join(parts))
 
 
@@ -116,12 +118,6 @@ def find_ladder(folder: Path) -> dict[str, list[Path]]:
     if not ladder:
         raise InputError("holds no small encoders, expected folders NAME-SEED that shrink.py wrote", path=folder)
     return ladder
-
-
-def distilled_by_model2vec(backbone: SentenceTransformer) -> SentenceTransformer:
-    """Static embeddings of the backbone's tokens, by model2vec, in sentence-transformers."""
-    static = StaticEmbedding.from_distillation(source_of(BACKBONE), device="cpu")
-    return SentenceTransformer(modules=[static], device="cpu")
 
 
 def encode_of(encoder: SmallEncoder) -> Encode:
@@ -147,14 +143,6 @@ def measure(encoders: dict[str, list[Encode]], sentences: Sequence[str], batch: 
 
     seconds = time_interleaved({name: run(own[0]) for name, own in encoders.items()}, REPEATS)
     return ratios({name: [len(chosen) / value for value in values] for name, values in seconds.items()}, IN_TORCH)
-
-
-def with_optimum(python: str, test_file: Path) -> str:
-    """The backbone in ONNX as sentence-transformers makes it, in an environment that its ONNX backend needs."""
-    script = str(Path(__file__).with_name("optimum_speed.py"))
-    columns = ("sentence-transformers with its ONNX backend", "MiB", "STS-B test", "speed, batches of 32", "speed, one at a time")
-    measured = run_script(script, source_of(BACKBONE), str(test_file), python=python)
-    return markdown(columns, measured)
 
 
 def start_and_size(folder: Path) -> str:
@@ -193,16 +181,14 @@ def installed_bytes(packages: Sequence[str]) -> int:
     return total
 
 
-def draw(path: Path, points: dict[str, tuple[float, float, int]]) -> None:
-    """Draw quality against speed; the area of a point is the encoder's size."""
+def draw(path: Path, points: Mapping[str, tuple[float, float, float]], own: Container[str]) -> None:
+    """Draw quality against speed, from speed, quality and MiB by name; the area of a point is its size, `own` ones are blue."""
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
-    for name, (speed, quality, size) in points.items():
-        ours = name not in (IN_TORCH, MODEL2VEC)
-        axes.scatter(speed, quality, s=size / 2**20 * 6, color="tab:blue" if ours else "tab:gray", alpha=0.6)
-        axes.annotate(
-            f"{name}, {size / 2**20:.0f} MiB", (speed, quality), xytext=(0, 9), textcoords="offset points", fontsize=8, ha="center"
-        )
+    for name, (speed, quality, mib) in points.items():
+        axes.scatter(speed, quality, s=mib * 6, color="tab:blue" if name in own else "tab:gray", alpha=0.6)
+        label, above = f"{name}, {mib:.0f} MiB", (0, 9)
+        axes.annotate(label, (speed, quality), xytext=above, textcoords="offset points", fontsize=8, ha="center")
     axes.set_xscale("log")
     axes.margins(0.16, 0.14)
     axes.set_xlabel("sentences per second in batches of 32, all-MiniLM-L6-v2 in torch = 1")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import ROOT, learnable_pairs, random_sentences, store_pairs
 
+from common.errors import InputError
 from common.text_tables import markdown
 from data import open_pairs
 from model import EncoderConfig, SentenceEncoder
@@ -96,3 +97,28 @@ def test_a_goal_is_met_or_not_and_sections_stay(tmp_path):
     assert run.read_sections(path) == {}
     path.write_text("# Speed\n\nIntro.\n\n## One\n\n| a |\n\nGoal.\n\n## Two\n\n| b |\n")
     assert run.read_sections(path) == {"One": "| a |\n\nGoal.\n", "Two": "| b |\n"}
+
+
+def test_the_ladder_compares_encoders_that_do_the_same_work(tmp_path):
+    ladder = pytest.importorskip("ladder")
+    for name in ("3_layers-0", "3_layers-1", "static-0", "other", "empty-0"):
+        (tmp_path / name).mkdir()
+        if name != "empty-0":
+            (tmp_path / name / "encoder.onnx").touch()
+    found = {name: [path.name for path in paths] for name, paths in ladder.find_ladder(tmp_path).items()}
+    assert found == {"3 layers": ["3_layers-0", "3_layers-1"], "static": ["static-0"]}
+    with pytest.raises(InputError, match="holds no small encoders"):
+        ladder.find_ladder(tmp_path / "other")
+    calls = []
+
+    def encode(texts, batch):
+        calls.append((len(texts), batch))
+        return np.ones((len(texts), 2), dtype=np.float32)
+
+    for batch, expected in ((32, {(256, 32)}), (1, {(1, 1)})):
+        calls.clear()
+        ratios = ladder.measure({ladder.IN_TORCH: [encode], "ours": [encode]}, ["a"] * 256, batch)
+        assert set(ratios) == {ladder.IN_TORCH, "ours"} and ratios[ladder.IN_TORCH] == 1 and set(calls) == expected
+    assert ladder.installed_bytes(["numpy"]) > 10**7 and ladder.installed_bytes(["no-such-package"]) == 0
+    ladder.draw(tmp_path / "picture.png", {ladder.IN_TORCH: (1.0, 0.82, 87.0), "3 layers": (9.0, 0.86, 15.0)}, own=["3 layers"])
+    assert (tmp_path / "picture.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

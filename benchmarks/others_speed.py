@@ -1,4 +1,4 @@
-"""Speed of sentence-transformers' ONNX backend, in an environment of its own; prints a JSON list of table rows.
+"""Speed of sentence-transformers' ONNX backend and of model2vec, in an environment of their own; prints JSON.
 
 It imports nothing of this project: that environment has an older transformers.
 """
@@ -12,8 +12,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from model2vec.distill import distill
 from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer, export_dynamic_quantized_onnx_model
 
@@ -21,7 +24,10 @@ REPEATS, SENTENCES, SINGLE = 7, 1280, 128
 
 
 def main(backbone: str, test_file: str) -> None:
-    """Time the backbone in torch, ONNX float32 and ONNX int8, in turn."""
+    """Time the backbone in torch, in ONNX float32 and int8, and distilled by model2vec, in turn.
+
+    Prints a list of name, MiB, Spearman on the test pairs, and the speeds in batches of 32 and one at a time, torch = 1.
+    """
     torch.set_num_threads(1)
     with open(test_file, encoding="utf-8", newline="") as file:
         first, second, labels = zip(*csv.reader(file), strict=True)
@@ -30,7 +36,7 @@ def main(backbone: str, test_file: str) -> None:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        models = {"torch": SentenceTransformer(backbone, device="cpu")}
+        models: dict[str, Any] = {"torch": SentenceTransformer(backbone, device="cpu")}
         exported = SentenceTransformer(backbone, backend="onnx", model_kwargs={"export": True, "session_options": options})
         exported.save_pretrained(folder)
         export_dynamic_quantized_onnx_model(exported, "avx512_vnni", folder)
@@ -39,10 +45,13 @@ def main(backbone: str, test_file: str) -> None:
         for name, path in files.items():
             models[name] = SentenceTransformer(folder, backend="onnx", model_kwargs={"file_name": path, "session_options": options})
             sizes[name] = Path(folder, path).stat().st_size / 2**20
+        models["model2vec"] = distill(backbone)
+        sizes["model2vec"] = models["model2vec"].embedding.nbytes / 2**20
         quality = {}
         for name, model in models.items():
-            a, b = (model.encode(list(side), normalize_embeddings=True) for side in (first, second))
-            quality[name] = spearmanr((a * b).sum(1), [float(label) for label in labels]).statistic
+            a, b = (np.asarray(model.encode(list(side))) for side in (first, second))
+            cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+            quality[name] = float(spearmanr(cosine, [float(label) for label in labels]).statistic)
         seconds: dict[tuple[str, int], list[float]] = {(name, batch): [] for name in models for batch in (32, 1)}
         few = first[:SENTENCES][:: SENTENCES // SINGLE]
         for _ in range(REPEATS):
@@ -55,8 +64,10 @@ def main(backbone: str, test_file: str) -> None:
                 seconds[name, 32].append(middle - begin)
                 seconds[name, 1].append(time.perf_counter() - middle)
         medians = {key: statistics.median(values) for key, values in seconds.items()}
-        ratios = {name: [f"{medians['torch', batch] / medians[name, batch]:.1f}" for batch in (32, 1)] for name in models}
-        print(json.dumps([[name, f"{sizes[name]:.1f}", f"{quality[name]:.4f}", *ratios[name]] for name in files]))
+        speed = {key: medians["torch", key[1]] / value for key, value in medians.items()}
+        print(
+            json.dumps([[name, sizes[name], quality[name], speed[name, 32], speed[name, 1]] for name in models if name != "torch"])
+        )
 
 
 if __name__ == "__main__":
