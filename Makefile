@@ -150,7 +150,7 @@ stores/half.txt:  # every other sentence: a large teacher takes its time
 
 runs/ladder/6_layers-%/encoder.onnx: | stores/half.txt stores/teacher-large/teacher.json stores/teacher-cosent-1/teacher.json
 	$(RUN) shrink.py --layers all --vocabulary 23000 --text stores/half.txt $(pairs) --cache_dir stores \
-		--teacher stores/teacher-large stores/teacher-cosent-1 --text_epochs 2 --text_learning_rate 1e-4 --pair_learning_rate 5e-5 \
+		--teacher stores/teacher-large stores/teacher-cosent-1 --text_batch 128 --text_learning_rate 1e-4 --pair_learning_rate 5e-5 \
 		--seed $* --run_dir runs/six-$* --out $(@D)
 
 runs/ladder/3_layers-%/encoder.onnx: | $(six)
@@ -169,7 +169,7 @@ runs/ladder/static-%/encoder.onnx: | $(six)
 runs/ladder/full-0/encoder.onnx: | .venv/installed
 	$(RUN) export.py --onnx --out $(@D)
 
-small: runs/ladder/3_layers-0/encoder.onnx
+small: runs/ladder/6_layers-0/encoder.onnx
 	rm -rf small && cp -r $(<D) small
 
 OTHERS ?= .others

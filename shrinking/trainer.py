@@ -45,9 +45,9 @@ class Settings:
         seed: of all random choices.
     """
 
-    text_epochs: int = 1
+    text_epochs: int = 2
     text_learning_rate: float = 5e-4
-    text_batch: int = 128
+    text_batch: int = 64
     pair_epochs: int = 2
     pair_learning_rate: float = 8e-5
     pair_batch: int = 32
