@@ -163,7 +163,7 @@ runs/ladder/1_layer-%/encoder.onnx: | $(six)
 	$(below_six) --layers 0 $(of_seed)
 
 runs/ladder/static-%/encoder.onnx: | $(six)
-	$(below_six) --layers none $(of_seed) --text_epochs 5 --text_learning_rate 2e-3 --pair_epochs 5 \
+	$(below_six) --layers none $(of_seed) --text_epochs 5 --text_batch 128 --text_learning_rate 2e-3 --pair_epochs 5 \
 		--pair_learning_rate 5e-4
 
 runs/ladder/full-0/encoder.onnx: | .venv/installed
