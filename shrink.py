@@ -39,7 +39,7 @@ from model import mean_pooling
 from portable.small_encoder import SmallEncoder
 from shrinking.folder import check_replaceable, write_card, write_folder
 from shrinking.layers import keep_layers, parse_layers
-from shrinking.targets import TeacherVectors, open_states
+from shrinking.targets import SentenceTargets, open_states
 from shrinking.trainer import Settings, ShrinkTrainer
 from shrinking.vocabulary import choose_tokens, cut_vocabulary
 from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, Backbone
@@ -86,9 +86,10 @@ def main() -> None:
             states = open_states(source, inputs.text, cache)
         if options.teacher:
             teachers = [Path(teacher) for teacher in options.teacher]
-            targets = TeacherVectors(teachers, inputs.text, inputs.training, student, cache)
+            targets = SentenceTargets(teachers, inputs.text, inputs.training, student, cache)
         settings = settings_of(options)
-        trainer = ShrinkTrainer(student, imitated, inputs.text, inputs.training, inputs.validation, targets, settings, states)
+        text = inputs.text if imitated or targets else None  # otherwise there is nothing to learn from it
+        trainer = ShrinkTrainer(student, imitated, text, inputs.training, inputs.validation, targets, settings, states)
         print(saved.begin(trainer, options.resume))
         saved.run(trainer)
         report(options, inputs, student, before, saved)
@@ -113,7 +114,7 @@ def parse_options(arguments: list[str]) -> Any:
     parser.add_argument("--run_dir", help="folder for the run's state, metrics and torch weights (default: runs/DATE-TIME)")
     parser.add_argument("--resume", action="store_true", help="resume the stopped run in --run_dir, to the same result")
     parser.add_argument("--save_seconds", type=float, default=SAVE_SECONDS, help="seconds between saves within an epoch")
-    parser.add_argument("--cache_dir", help="folder for what teachers and backbone give (default: the run's)")
+    parser.add_argument("--cache_dir", help="folder for embeddings of teachers and states of the backbone (default: the run's)")
     parser.add_argument("--cache_states", action="store_true", help="keep the backbone's token states on disk, 30 KB per sentence")
     parser.add_argument("--threads", type=PositiveInt, default=1, help="CPU threads")
     parser.add_argument("--float32", action="store_true", help="write float32 instead of int8")
@@ -130,7 +131,7 @@ def parse_options(arguments: list[str]) -> Any:
 
 
 def is_whole(layers: str) -> bool:
-    """Whether the student keeps all layers: then it has no more to imitate than its teachers."""
+    """Whether the student keeps all layers, so that it has only teachers to imitate."""
     return layers == "all"
 
 
@@ -177,7 +178,7 @@ def identity_of(options: Namespace, inputs: Inputs) -> dict[str, Any]:
 
 
 def build(options: Namespace, inputs: Inputs) -> tuple[WholeEncoder, WholeEncoder]:
-    """The whole backbone, with the vocabulary that is kept, and the student cut out of it."""
+    """Return the whole backbone, its vocabulary cut, and the student made from it."""
     backbone = Backbone(options.backbone, "-1", max_length=options.max_length)
     if hasattr(backbone.model, "set_attn_implementation"):
         backbone.model.set_attn_implementation("eager")  # in half precision on a CPU it is half as slow again otherwise

@@ -20,7 +20,7 @@ ZIPF = 1e-4  # the frequency at which a token counts half; see Arora et al. 2017
 
 
 class StaticModel(nn.Module):
-    """One embedding per token, whatever is around it; in place of a transformer."""
+    """One embedding per token, independent of its context, in place of a transformer."""
 
     def __init__(self, embeddings: Tensor, config: Any) -> None:
         """Start from the embeddings `(V, G)` of all tokens, with the configuration of the transformer they came from."""
@@ -55,7 +55,7 @@ def parse_layers(text: str, depth: int) -> list[int]:
 def keep_layers(backbone: Backbone, layers: Sequence[int]) -> None:
     """Leave a backbone, in place, only these of its layers; without any, one embedding per token.
 
-    A static embedding starts as what the whole backbone gives for the token alone, weighted by its rarity.
+    A static embedding starts as the whole backbone's embedding of the token alone, weighted by its rarity.
 
     Raises:
         InputError: if the layers are not a list of modules, one per layer.

@@ -27,7 +27,7 @@ class EncoderGraph(nn.Module):
     """Token ids and their mask, both `(B, T)`, to token states `(B, T, K)` and unit-length embeddings `(B, K)`.
 
     Embeddings are the mean of the token states at unit length, so that whoever pools them, as sentence-transformers does, gets
-    the same. With a head that does more than pool by the mean, every token's state is the sentence's embedding.
+    the same. If the head does more than mean pooling, the state of every token is the sentence embedding.
 
     Attributes:
         has_token_states: whether the token states tell tokens apart.
@@ -77,7 +77,7 @@ def export_float(graph: EncoderGraph, path: Path) -> None:
     names = {"input_ids": "sentences", "attention_mask": "sentences", "last_hidden_state": "sentences"}
     axes = {name: {0: axis, 1: "tokens"} for name, axis in names.items()} | {"sentence_embedding": {0: "sentences"}}
     with warnings.catch_warnings():
-        # The exporter that is newer needs two more packages, and writes a graph that onnxruntime quantizes less well.
+        # The newer exporter needs two more packages.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             graph,
@@ -94,9 +94,8 @@ def export_float(graph: EncoderGraph, path: Path) -> None:
 def export_int8(graph: EncoderGraph, path: Path, calibration: Sequence[Sequence[int]]) -> None:
     """Write a graph as ONNX whose embedding tables and products with weights are int8.
 
-    Weights have one scale per output, embedding tables one per token. Tokens have one fixed scale per product, from the range
-    of the calibration sentences: so an embedding does not depend on the other sentences of its batch, as it would if the scale
-    followed the batch.
+    Weights have one scale per output, embedding tables one per token. The input of each product has one fixed scale, from its range
+    on the calibration sentences. With dynamic scales an embedding would depend on the other sentences of its batch.
 
     Args:
         graph: changed in place.

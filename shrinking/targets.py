@@ -1,4 +1,4 @@
-"""What a student learns sentence by sentence: its teachers' embeddings, in the student's own dimensions."""
+"""Target embeddings of a student: those of its teachers, rotated into the student's own dimensions."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class _Source:
     sentences: Sequence[str] | SentenceFiles
 
 
-class TeacherVectors:
-    """The target of each sentence: the teachers' embeddings, centred, side by side, and turned towards the student's.
+class SentenceTargets:
+    """The target embedding of each sentence: the teachers' embeddings, centred, concatenated, and rotated to the student's.
 
-    The cosine of two targets is, nearly, the mean of the teachers' cosines: of the teachers' dimensions the G of the largest
-    variance are kept, as many as the student has (principal components), and rotated to be nearest to what the student gives for
-    the same sentences (orthogonal Procrustes; Schoenemann 1966).
+    The cosine of two targets is close to the mean of the teachers' cosines: the G principal components are kept, as many as the
+    student has dimensions, and rotated to be as close as possible to the student's embeddings of the same sentences (orthogonal
+    Procrustes; Schoenemann 1966, A Generalized Solution of the Orthogonal Procrustes Problem).
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class TeacherVectors:
         sentences = [sentence for i, sentence in enumerate(source.sentences) if i in wanted]
         rows = [torch.from_numpy(np.asarray(part[chosen])) for part in self._rows[source.name]]
         self._means = [part.mean(0) for part in rows]
-        teacher = self._side_by_side(rows)
+        teacher = self._concatenated(rows)
         width = student.backbone.width
         if teacher.shape[1] < width:
             raise InputError(
@@ -84,15 +84,15 @@ class TeacherVectors:
         _, directions = torch.linalg.eigh((teacher.T @ teacher).double())
         largest = directions[:, -width:].float()
         left, _, right = torch.linalg.svd(((teacher @ largest).T @ ours).double())
-        self._turn = largest @ (left @ right).float()
+        self._rotation = largest @ (left @ right).float()
 
-    def _side_by_side(self, rows: Sequence[Tensor]) -> Tensor:
+    def _concatenated(self, rows: Sequence[Tensor]) -> Tensor:
         return torch.cat([unit_length(part - mean) for part, mean in zip(rows, self._means, strict=True)], dim=1)
 
     def of(self, name: str, numbers: np.ndarray) -> Tensor:
         """The targets `(n, G)`, unit length, of sentences by their number in the text, or `2 * pair + side` in the pairs."""
         rows = [torch.from_numpy(np.asarray(part[numbers])) for part in self._rows[name]]
-        return unit_length(self._side_by_side(rows) @ self._turn)
+        return unit_length(self._concatenated(rows) @ self._rotation)
 
 
 def open_states(source: WholeEncoder, text: SentenceFiles, cache: Path) -> TokenStore:

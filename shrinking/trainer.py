@@ -1,4 +1,4 @@
-"""Training of a small whole encoder: on text without labels to imitate, then on labelled pairs as well."""
+"""The training loop of a small whole encoder: unlabelled text first, then labelled pairs as well."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from common.errors import InputError
 from data import random_batches
 from evaluation.scores import Scores
 from schedulers import CosineAnnealingWarmupLR
-from shrinking.targets import TeacherVectors
+from shrinking.targets import SentenceTargets
 from tokens.sentence_files import SentenceFiles
 from tokens.text_pairs import MAX_LABEL, TextPairs
 from tokens.token_store import TokenStore
@@ -32,13 +32,13 @@ class Settings:
     """How a small encoder is trained.
 
     Attributes:
-        text_epochs: passes over the text without labels.
+        text_epochs: passes over the unlabelled text.
         text_learning_rate: the peak there.
         text_batch: sentences per batch there.
         pair_epochs: passes over the labelled pairs.
         pair_learning_rate: the peak there.
         pair_batch: pairs per batch there.
-        pair_text: sentences without labels beside each batch of pairs.
+        pair_text: unlabelled sentences added to each batch of pairs.
         token_weight: of the squared error of each token's last hidden state, over its mean square.
         sentence_weight: of 1 - cosine with the target of each sentence.
         label_weight: of the squared error between the cosine of a pair and label / 5.
@@ -60,7 +60,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Sentences without labels by number, tokenized, and the rows of labelled pairs; either may be empty."""
+    """Unlabelled sentences, their numbers and token ids, and the rows of labelled pairs; either may be empty."""
 
     numbers: np.ndarray
     ids: list[list[int]]
@@ -68,7 +68,7 @@ class _Batch:
 
 
 class ShrinkTrainer:
-    """Trains a student to give what the whole backbone, or its teachers, give.
+    """Trains a student to imitate the whole backbone or its teachers.
 
     Attributes:
         epoch: finished epochs, of text and of pairs.
@@ -83,7 +83,7 @@ class ShrinkTrainer:
         text: SentenceFiles | None,
         training: TextPairs | None,
         validation: TextPairs,
-        targets: TeacherVectors | None,
+        targets: SentenceTargets | None,
         settings: Settings,
         states: TokenStore | None = None,
     ) -> None:
@@ -93,12 +93,12 @@ class ShrinkTrainer:
             student: changed in place.
             source: the whole backbone, to imitate token by token, and without targets sentence by sentence; None if the student
                 is the whole backbone.
-            text: sentences without labels.
+            text: unlabelled sentences.
             training: labelled pairs.
             validation: pairs that choose the best epoch.
-            targets: of the sentences, by teachers.
+            targets: of the sentences, from teachers.
             settings: see there.
-            states: what the source gives for the text, if it is known.
+            states: the source's token states for the text, if they are on disk.
         """
         self.states = states
         self.student, self.source, self.text, self.training = student, source, text, training

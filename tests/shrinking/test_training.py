@@ -13,7 +13,7 @@ from conftest import WORDS, last_line
 
 from common.errors import InputError
 from shrinking.layers import keep_layers
-from shrinking.targets import TeacherVectors, open_states
+from shrinking.targets import SentenceTargets, open_states
 from shrinking.trainer import Settings, ShrinkTrainer
 from tokens.backbone import Backbone
 from tokens.sentence_files import SentenceFiles
@@ -67,7 +67,7 @@ def centred(encoder: WholeEncoder, sentences: list[str]) -> np.ndarray:
 def test_the_targets_of_one_teacher_have_its_cosines_and_are_rotated_to_the_student(tiny_bert, text, pairs, tmp_path):
     teacher, student = changed(tiny_bert, 0.3, 1), WholeEncoder(Backbone(str(tiny_bert)))
     save_teacher(tmp_path / "teacher", teacher, {"set_aside": None})
-    targets = TeacherVectors([tmp_path / "teacher"], text, pairs, student, tmp_path)
+    targets = SentenceTargets([tmp_path / "teacher"], text, pairs, student, tmp_path)
     teacher.bfloat16 = True  # as it computes targets
     sentences = list(text)
     expected = centred(teacher, sentences)
@@ -90,12 +90,12 @@ def test_several_teachers_are_averaged_and_computed_once(tiny_bert, text, tmp_pa
         save_teacher(name, teacher, {"set_aside": None})
         teacher.bfloat16 = True
     student = WholeEncoder(Backbone(str(tiny_bert)))
-    targets = TeacherVectors(names, text, None, student, tmp_path)
+    targets = SentenceTargets(names, text, None, student, tmp_path)
     expected = np.mean([own @ own.T for own in (centred(teacher, list(text)) for teacher in teachers)], axis=0)
     ours = targets.of("text", np.arange(len(text))).numpy()
     assert np.abs(ours @ ours.T - expected).mean() < 0.02
     monkeypatch.setattr("shrinking.targets.load_teacher", None)  # cached
-    again = TeacherVectors(names, text, None, student, tmp_path)
+    again = SentenceTargets(names, text, None, student, tmp_path)
     assert torch.equal(again.of("text", np.arange(9)), targets.of("text", np.arange(9)))
 
 
@@ -223,6 +223,9 @@ def test_the_command_shrinks_reports_and_resumes(tiny_bert, pairs, tmp_path, run
     other = run_here("shrink.py", "--run_dir", tmp_path / "run", "--resume", "--seed", "7")
     assert "this folder holds a different run: seed was 0, now 7" in last_line(other)
     assert "nothing to learn from" in last_line(run_here("shrink.py"))
+    only_int8 = ("--backbone", tiny_bert, "--layers", "all", "--text", tmp_path / "text.txt", "--validation", tmp_path / "dev.tsv")
+    done = run_here("shrink.py", *only_int8, "--run_dir", tmp_path / "int8", "--out", tmp_path / "whole")
+    assert done.returncode == 0 and "Epoch" not in done.stdout, done.stderr
     assert "--data needs --validation" in last_line(run_here("shrink.py", "--data", tmp_path / "train.tsv"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious.txt").write_text("keep")
