@@ -166,7 +166,7 @@ runs/ladder/static-%/encoder.onnx: | $(six)
 	$(below_six) --layers none $(of_seed) --text_epochs 5 --text_batch 128 --text_learning_rate 2e-3 --pair_epochs 5 \
 		--pair_learning_rate 5e-4
 
-runs/ladder/full-0/encoder.onnx: | .venv/installed
+runs/ladder/model.bin_and_its_backbone-0/encoder.onnx: | .venv/installed
 	$(RUN) export.py --onnx --out $(@D)
 
 small: runs/ladder/6_layers-0/encoder.onnx
@@ -175,7 +175,7 @@ small: runs/ladder/6_layers-0/encoder.onnx
 OTHERS ?= .others
 rungs := 6_layers 3_layers 2_layers 1_layer static
 
-ladder: $(foreach rung,$(rungs),$(SEEDS:%=runs/ladder/$(rung)-%/encoder.onnx)) runs/ladder/full-0/encoder.onnx $(OTHERS)/bin/python
+ladder: $(foreach rung,$(rungs),$(SEEDS:%=runs/ladder/$(rung)-%/encoder.onnx)) runs/ladder/model.bin_and_its_backbone-0/encoder.onnx $(OTHERS)/bin/python
 	$(RUN) benchmarks/ladder.py --stsb $(STSB) --sts $(STS) --others $(OTHERS)/bin/python
 
 # sentence-transformers with its ONNX backend, and model2vec, which need an older transformers.

@@ -23,6 +23,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from sentence_transformers import SentenceTransformer
 from timing import goal, ratios, run_script, time_interleaved
@@ -99,7 +100,7 @@ def main() -> None:
     points = {name: (speed[0][name], quality[name][0], sizes[name] / 2**20) for name in encoders}
     if options.others:
         others = run_script(OTHERS, source_of(BACKBONE), str(Path(options.stsb) / "test.csv"), python=options.others)
-        points |= {name: (fast, spearman, mib) for name, mib, spearman, fast, _ in others}
+        points |= {name.replace("ONNX, ", "ONNX "): (fast, spearman, mib) for name, mib, spearman, fast, _ in others}
         rows = [[name, f"{mib:.1f}", f"{spearman:.4f}", f"{fast:.1f}", f"{one:.1f}"] for name, mib, spearman, fast, one in others]
         titles = ("others, in an environment of their own", "MiB", "STS-B test", "speed, batches of 32", "speed, one at a time")
         parts.append(markdown(titles, rows))
@@ -182,13 +183,18 @@ def installed_bytes(packages: Sequence[str]) -> int:
 
 
 def draw(path: Path, points: Mapping[str, tuple[float, float, float]], own: Container[str]) -> None:
-    """Draw quality against speed, from speed, quality and MiB by name; the area of a point is its size, `own` ones are blue."""
-    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    """Draw quality against speed, from speed, quality and MiB by name; the area of a point is its size, `own` ones are round."""
+    figure = Figure(figsize=(9, 4.4), layout="constrained")
     axes = figure.subplots()
-    for name, (speed, quality, mib) in points.items():
-        axes.scatter(speed, quality, s=mib * 6, color="tab:blue" if name in own else "tab:gray", alpha=0.6)
-        label, above = f"{name}, {mib:.0f} MiB", (0, 9)
-        axes.annotate(label, (speed, quality), xytext=above, textcoords="offset points", fontsize=8, ha="center")
+    for number, (name, (speed, quality, mib)) in enumerate(sorted(points.items(), key=lambda point: point[1])):
+        colour, marker = f"C{number}", "o" if name in own else "s"
+        axes.scatter(
+            speed, quality, s=mib * 6, color=colour, marker=marker, alpha=0.6, label=f"{name.split(', ')[-1]}, {mib:.0f} MiB"
+        )
+    legend = figure.legend(loc="outside right upper", fontsize=8, frameon=False, title="area: size, squares: others")
+    for handle in legend.legend_handles:
+        if isinstance(handle, PathCollection):
+            handle.set_sizes([40])
     axes.set_xscale("log")
     axes.margins(0.16, 0.14)
     axes.set_xlabel("sentences per second in batches of 32, all-MiniLM-L6-v2 in torch = 1")
