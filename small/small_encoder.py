@@ -77,12 +77,12 @@ def _read(folder: Path) -> tuple[dict, bytes, bytes]:
         if config["format"] != FORMAT:
             raise ValueError(f"{folder} is of format {config['format']}, expected {FORMAT}; use the small_encoder.py in it")
         sums = [hashlib.sha256(own).hexdigest() for own in (graph, tokenizer)]
-        intact = sums == [config["sha256"][name] for name in FILES] and config["max_length"] in range(1, 2**31)
+        intact = sums == [config["sha256"][name] for name in FILES] and type(config["max_length"]) is int
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename} is missing, expected the folder of a small encoder") from None
     except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         raise ValueError(f"{folder / 'config.json'} is damaged, or not that of a small encoder") from None
-    if not intact:
+    if not intact or not 0 < config["max_length"] < 2**31:
         raise ValueError(f"{folder} is damaged: a file is not as config.json says; copy the folder again")
     return config, graph, tokenizer
 

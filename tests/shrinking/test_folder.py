@@ -154,7 +154,8 @@ def test_a_missing_or_damaged_file_is_one_clear_line(copied, name):
     [
         ({"format": 2}, r"is of format 2, expected 1; use the small_encoder.py in it"),
         ({"max_length": 0}, "is damaged"),
-        ({"max_length": "12"}, "is damaged"),
+        ({"max_length": 2.5}, "is damaged"),
+        ({"max_length": "many"}, "is damaged"),
         ({"sha256": None}, "is damaged, or not that of a small encoder"),
     ],
 )
