@@ -221,4 +221,4 @@ export: .venv/installed
 	$(RUN) export.py --model $(MODEL) --out $(EXPORTED)
 
 clean:
-	rm -rf .venv .venv-demo .judge runs stores exported data/starter/*.store
+	rm -rf .venv .venv-demo .judge .others runs stores exported data/starter/*.store

@@ -23,7 +23,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
@@ -43,7 +42,7 @@ from shrinking.targets import SentenceTargets, open_states
 from shrinking.trainer import Settings, ShrinkTrainer
 from shrinking.vocabulary import choose_tokens, cut_vocabulary
 from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, Backbone
-from tokens.sentence_files import SentenceFiles
+from tokens.sentence_files import SentenceFiles, sample
 from tokens.text_pairs import TextPairs, add_read_arguments, read_options
 from training.reports import write_metrics
 from training.resume import SavedRun, read_arguments
@@ -277,8 +276,7 @@ def origin_of(options: Namespace) -> dict[str, Any]:
 def calibration_sentences(inputs: Inputs) -> list[str]:
     """Some hundred sentences of the text, or else of the pairs, for the ranges of int8."""
     size = len(inputs.text) if inputs.text else 2 * len(inputs.training or [])
-    chosen = set(np.random.default_rng(0).permutation(size)[:CALIBRATION].tolist())
-    return [sentence for i, sentence in enumerate(all_sentences(inputs)) if i in chosen]
+    return sample(all_sentences(inputs), size, CALIBRATION)[1]
 
 
 if __name__ == "__main__":

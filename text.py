@@ -162,9 +162,7 @@ class TextEncoder:
         if (character := find_surrogate(query)) is not None:
             raise InputError(f"the query has {character}, which is half a character, expected Unicode text")
         texts = _as_list(documents)
-        different = list(
-            dict.fromkeys(texts)
-        )  # equal sentences must get equal cosines, and in a batch they need not to the last bit
+        different = list(dict.fromkeys(texts))  # each once: in a batch, equal sentences may differ in the last bit
         cosine_of = dict(zip(different, self.similarity(query, different).tolist(), strict=True))
         similarity = np.array([cosine_of[text] for text in texts])
         best = np.argsort(-similarity, kind="stable")[:top_k]

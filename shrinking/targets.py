@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from common.errors import InputError
 from model import unit_length
-from tokens.sentence_files import SentenceFiles
+from tokens.sentence_files import SentenceFiles, sample
 from tokens.text_pairs import TextPairs
 from tokens.token_store import TokenStore, cached_store, create_store, identity_of
 from training.whole_encoder import WholeEncoder, load_teacher
@@ -68,10 +68,7 @@ class SentenceTargets:
         self._fit(sources[0], student)
 
     def _fit(self, source: _Source, student: WholeEncoder) -> None:
-        n = len(source.sentences)
-        chosen = np.sort(np.random.default_rng(0).permutation(n)[:FITTED_ON])
-        wanted = set(chosen.tolist())
-        sentences = [sentence for i, sentence in enumerate(source.sentences) if i in wanted]
+        chosen, sentences = sample(source.sentences, len(source.sentences), FITTED_ON)
         rows = [torch.from_numpy(np.asarray(part[chosen])) for part in self._rows[source.name]]
         self._means = [part.mean(0) for part in rows]
         teacher = self._concatenated(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,13 @@ class SentenceFiles:
             lines = [file.readline() for _ in range(BLOCK)]
         sentences = [_sentence(line, path, number + i) for i, line in enumerate(lines)]
         return [sentence for sentence in sentences if sentence]
+
+
+def sample(sentences: Iterable[str], count: int, most: int) -> tuple[np.ndarray, list[str]]:
+    """The numbers, in order, of up to `most` of the first `count` sentences, always the same random ones, and these sentences."""
+    chosen = np.sort(np.random.default_rng(0).permutation(count)[:most])
+    wanted = set(chosen.tolist())
+    return chosen, [sentence for i, sentence in enumerate(sentences) if i in wanted]
 
 
 def _sentence(line: bytes, path: Path, number: int) -> str:
