@@ -17,7 +17,7 @@ from common.text_tables import markdown
 from evaluation.scores import METRICS
 from model import SentenceEncoder
 from portable import small_encoder
-from shrinking.onnx_export import EncoderGraph, export_float, export_int8
+from shrinking.onnx_export import EncoderGraph, export, export_int8
 from tokens.backbone import Backbone
 
 MODULE = Path(small_encoder.__file__)
@@ -88,9 +88,9 @@ def write_folder(
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent) as temporary:
         written = Path(temporary) / folder.name
         written.mkdir()
-        graph, path = EncoderGraph(backbone.model, head, layers), written / "encoder.onnx"
+        graph, path = EncoderGraph(backbone.model, head, backbone.max_length, layers), written / "encoder.onnx"
         if calibration is None:
-            export_float(graph, path)
+            export(graph, path)
         else:
             export_int8(graph, path, calibration)
         _write_tokenizer(written, backbone)
