@@ -22,7 +22,7 @@ from evaluation.calibration import Calibration
 from evaluation.explanation import Explanation
 from evaluation.maps import METHODS, interactive_map, project_to_2d
 from evaluation.metrics import mae
-from text import TextEncoder
+from text import SMALL, TextEncoder
 from tokens.text_pairs import MAX_LABEL, TextPairs, read_text_pairs
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ The tablecloth is red.
 Rinse the spot right away, before it dries.
 Trains to the coast leave every hour.
 A stainless steel pan lasts for decades."""
-SMALL = Path(__file__).with_name("small")
 MAX_HEAT_MAP = 48  # tokens; a larger table is unreadable
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from portable.small_encoder import SmallEncoder
     from tokens.backbone import Backbone
 
-DEFAULT_MODEL = Path(__file__).with_name("model.bin")
+DEFAULT_MODEL, SMALL = (Path(__file__).with_name(name) for name in ("model.bin", "small"))  # a head, and a whole encoder
 
 
 @dataclass(frozen=True)

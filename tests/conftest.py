@@ -15,8 +15,11 @@ import torch
 
 from common.cli import run_command
 from data import PairData
+from model import mean_pooling
+from shrinking.folder import write_folder
 from studies.runs import Run
 from text import TextEncoder
+from tokens.backbone import Backbone
 from tokens.dat_files import write_dat_files
 from tokens.text_pairs import TextPairs
 from tokens.token_store import create_store, open_store, pack_json
@@ -101,6 +104,14 @@ def tiny_bert(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     config = BertConfig(vocab_size=5 + len(WORDS), hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32)
     BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_small(tiny_bert, tmp_path_factory) -> Path:
+    """A tiny whole encoder, 16 wide, of at most 12 tokens."""
+    folder = tmp_path_factory.mktemp("tiny-small") / "encoder"
+    write_folder(folder, Backbone(str(tiny_bert), max_length=12), mean_pooling(16), None, {"backbone": "tiny"})
     return folder
 
 

@@ -15,9 +15,14 @@ NAMES = {
     "second": "sentence2 sentence_2 sentence_b question2 question_2 text2 text_2 text_b #2_string positive passage document answer",
     "label": "score label similarity similarity_score relatedness_score is_duplicate gold gold_label quality",
 }
+TEXT_NAMES = ["text", "sentence", "sentences", "question", "title", "query", "document", "passage", "content", "body"]
+ID_NAMES = ("id", "_id")
 ROLE_OF = {name: role for role, names in NAMES.items() for name in names.split()}
 NEGATIVE = re.compile(r"negatives?_?\d*")
 OPTION = "--columns first=..,second=..,label=.."
+
+
+TEXT_OPTION = "--columns text=.."
 
 
 class ColumnsError(ValueError):
@@ -50,6 +55,58 @@ class Columns:
     def last(self) -> int:
         """The last column that is read."""
         return max(self.first, self.second, -1 if self.label is None else self.label, *self.negatives)
+
+
+@dataclass(frozen=True)
+class TextColumn:
+    """Positions of a column of sentences and of their ids, from 0.
+
+    Attributes:
+        text: the sentences.
+        id: None for sentences without ids.
+        has_header: whether the first row names the columns.
+    """
+
+    text: int
+    id: int | None = None
+    has_header: bool = False
+
+    @cached_property
+    def last(self) -> int:
+        """The last column that is read."""
+        return max(self.text, -1 if self.id is None else self.id)
+
+
+def find_text_column(header: list[str] | None, sample: Sequence[Row], wanted: str | None = None) -> TextColumn:
+    """Find the column of sentences by `wanted`, by the names in the header, or because it is the only one with text.
+
+    Args:
+        header: names of the columns, if the format has them.
+        sample: the first rows; delimited text may have its header among them.
+        wanted: `text=NAME,id=NAME`, names or numbers from 1; the id is optional.
+
+    Raises:
+        ColumnsError: if no way or more than one way is possible.
+    """
+    rows = [cells for _, cells in sample if not isinstance(cells, BadRow)]
+    if not rows:
+        raise ColumnsError("the file has no rows")
+    names = header or [cell if isinstance(cell, str) else "" for cell in rows[0]]
+    if wanted:
+        found, by_name = _wanted_positions(header, names, max(map(len, rows)), wanted, ("text", "id"))
+        if len(found["text"]) != 1 or len(found["id"]) > 1:
+            raise ColumnsError(f"--columns names {len(found['text'])} columns as text and {len(found['id'])} as id, expected one")
+        return TextColumn(found["text"][0], next(iter(found["id"]), None), header is None and by_name)
+    simple = [_simple(name) for name in names]
+    text = [position for position, name in enumerate(simple) if name in TEXT_NAMES]
+    ids = [position for position, name in enumerate(simple) if name in ID_NAMES]
+    named = bool(text)
+    if not text and (header is None or len(names) == 1):
+        columns = [[row[position] for row in rows if position < len(row)] for position in range(len(names))]
+        text = [position for position, cells in enumerate(columns) if not _mostly(cells, is_number)]
+    if len(text) != 1:
+        raise ColumnsError(f"cannot tell which column has the sentences ({_numbered(names)}); say {TEXT_OPTION}")
+    return TextColumn(text[0], next(iter(ids), None) if named else None, header is None and named)
 
 
 def find_columns(
@@ -113,15 +170,17 @@ def _named_columns(names: Sequence[str]) -> dict[str, Any] | None:
     }
 
 
-def _wanted_columns(header: list[str] | None, names: Sequence[str], rows: Sequence[list[Any]], wanted: str) -> Columns:
-    roles: dict[str, list[int]] = {"first": [], "second": [], "label": [], "negative": []}
+def _wanted_positions(
+    header: list[str] | None, names: Sequence[str], width: int, wanted: str, known: Sequence[str]
+) -> tuple[dict[str, list[int]], bool]:
+    """The positions of the columns in each role by `--columns`, and whether one was given by its name."""
+    roles: dict[str, list[int]] = {role: [] for role in known}
     by_name = False
-    widths = [len(row) for row in rows]
-    width = max(widths, key=widths.count)
     for part in wanted.split(","):
         role, _, name = (text.strip() for text in part.partition("="))
         if role not in roles or not name:
-            raise ColumnsError(f"--columns has {part!r}, expected first=NAME, second=NAME, label=NAME or negative=NAME")
+            expected = [f"{each}=NAME" for each in known]
+            raise ColumnsError(f"--columns has {part!r}, expected {', '.join(expected[:-1])} or {expected[-1]}")
         if name in names and (header is not None or not name.isdecimal()):
             roles[role].append(names.index(name))
             by_name = True
@@ -129,6 +188,13 @@ def _wanted_columns(header: list[str] | None, names: Sequence[str], rows: Sequen
             roles[role].append(int(name) - 1)
         else:
             raise ColumnsError(f"--columns names {name!r}, which is no column ({_numbered(names)})")
+    return roles, by_name
+
+
+def _wanted_columns(header: list[str] | None, names: Sequence[str], rows: Sequence[list[Any]], wanted: str) -> Columns:
+    widths = [len(row) for row in rows]
+    width = max(widths, key=widths.count)
+    roles, by_name = _wanted_positions(header, names, width, wanted, ("first", "second", "label", "negative"))
     for role in ("first", "second", "label"):
         if len(roles[role]) > 1 or (role != "label" and not roles[role]):
             raise ColumnsError(f"--columns names {len(roles[role])} columns as {role}, expected one")

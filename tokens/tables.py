@@ -87,7 +87,7 @@ def open_bytes(path: Path) -> BinaryIO:
     if magic.startswith(GZIP):
         return cast(BinaryIO, gzip.open(path, "rb"))
     if magic == ZSTD:
-        return cast(BinaryIO, io.BufferedReader(_pyarrow().input_stream(str(path), compression="zstd")))
+        return cast(BinaryIO, io.BufferedReader(import_pyarrow().input_stream(str(path), compression="zstd")))
     return path.open("rb")
 
 
@@ -239,8 +239,8 @@ def _cells(record: Any, header: list[str] | None) -> list[Any] | BadRow:
 
 
 def _parquet(path: Path) -> Table:
-    parquet = _pyarrow("pyarrow.parquet")
-    damage = (OSError, ValueError, OverflowError, _pyarrow().ArrowException)
+    parquet = import_pyarrow("pyarrow.parquet")
+    damage = (OSError, ValueError, OverflowError, import_pyarrow().ArrowException)
     try:
         file = parquet.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False)  # the other way keeps all of it in memory
         names = list(file.schema_arrow.names)
@@ -289,7 +289,12 @@ def _reason(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)[:200]
 
 
-def _pyarrow(module: str = "pyarrow") -> Any:
+def import_pyarrow(module: str = "pyarrow") -> Any:
+    """pyarrow or one of its modules.
+
+    Raises:
+        InputError: if it is not installed.
+    """
     try:
         return __import__(module, fromlist=["_"])
     except ImportError as error:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import re
 from argparse import ArgumentParser
 from array import array
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,6 @@ from tokens.tables import BadRow, Row, Table, first_rows, open_table
 
 MAX_LABEL = 5.0
 LOWEST, HIGHEST = -1.0, 5.0  # of all label scales that are recognised
-SURROGATE = re.compile("[\ud800-\udfff]")  # halves of a character, which JSON can spell alone
 SHOWN = 5  # bad rows that an error lists
 
 
@@ -123,7 +121,7 @@ def read_text_pairs(source: str | os.PathLike[str], options: ReadOptions = ReadO
         labels.append(label)
         numbers.append(number)
     if bad and not options.skip_bad_rows:
-        raise InputError(_describe(bad), path=source, line=bad[0][0])
+        raise InputError(describe_bad_rows(bad), path=source, line=bad[0][0])
     if not first:
         raise InputError("no pairs, expected rows of two sentences", path=source)
     if columns.label is None:
@@ -180,14 +178,20 @@ def _check(cells: list[Any] | BadRow, columns: Columns, options: ReadOptions) ->
     if len(cells) <= columns.last or (columns.width is not None and len(cells) != columns.width):
         return f"{len(cells)} columns, expected {columns.width or columns.last + 1}", 0.0
     for position in (columns.first, columns.second, *columns.negatives):
-        cell = cells[position]
-        if not isinstance(cell, str) or not cell.strip() or (not cell.isascii() and SURROGATE.search(cell)):
-            return f"column {position + 1} is {_shown(cells[position])}, expected a sentence", 0.0
-        if (character := find_surrogate(cells[position])) is not None:
-            return f"column {position + 1} has {character}, which is half a character, expected Unicode text", 0.0
+        if problem := check_sentence(cells[position], position):
+            return problem, 0.0
     if columns.label is None:
         return "", 0.0
     return parse_label(cells[columns.label], options.label_range or (LOWEST, HIGHEST))
+
+
+def check_sentence(cell: Any, position: int) -> str:
+    """What is wrong with a sentence in the column at a position from 0, empty if nothing."""
+    if not isinstance(cell, str) or not cell.strip():
+        return f"column {position + 1} is {_shown(cell)}, expected a sentence"
+    if not cell.isascii() and (character := find_surrogate(cell)) is not None:
+        return f"column {position + 1} has {character}, which is half a character, expected Unicode text"
+    return ""
 
 
 def find_surrogate(text: str) -> str | None:
@@ -222,8 +226,8 @@ def parse_label(cell: Any, bounds: tuple[float, float]) -> tuple[str, float]:
     return "", label
 
 
-def _describe(bad: Sequence[tuple[int, str]]) -> str:
-    """The first bad row; if there are more, their number and the next four."""
+def describe_bad_rows(bad: Sequence[tuple[int, str]]) -> str:
+    """What is wrong with the first of some bad rows, lines and problems; if there are more, their number and the next four."""
     message = bad[0][1]
     if len(bad) > 1:
         others = "; ".join(f"line {number}: {problem}" for number, problem in bad[1:SHOWN])

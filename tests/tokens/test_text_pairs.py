@@ -184,7 +184,7 @@ def test_files_with_nothing_in_them_or_damaged(content, tmp_path):
         ("a\tb\tscore\n", "cannot tell which columns are the two sentences"),
         ("a b,c d,1\ne f,g h,x\n", "no column looks like a label"),  # x is no negative
         ("id,sentence1,text,score\na b,c d,1\ne f,g h,2\n", "x:1: the header has 4 columns, the rows have 3"),
-        ('{"sentence1": "\\ud800 a", "sentence2": "b", "score": 1}', r"x:1: column 1 is '\\ud800 a', expected a sentence"),
+        ('{"sentence1": "\\ud800 a", "sentence2": "b", "score": 1}', r"x:1: column 1 has \\ud800, which is half a character"),
         ('["a b", "c d", 1%s]' % ("0" * 400), "no column looks like a label"),
     ],
 )

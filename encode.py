@@ -1,0 +1,119 @@
+"""Encode a corpus: a file or folder of sentences to a folder of vectors, on all cores; stopped at any moment, it goes on.
+
+Examples:
+
+    python encode.py --data questions.txt --out vectors
+    python encode.py --data table.csv --columns text=title,id=number --out vectors --precision int8
+    python encode.py --data folder --model model.bin --out vectors --format parquet
+    python encode.py --data /shared/folder --out /shared/vectors --ray auto    on all machines of a Ray cluster
+
+The same command again goes on where it stopped. Then: python search.py --index vectors "a question"
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jsonargparse.typing import PositiveInt
+from tqdm import tqdm
+
+from common.cli import make_parser, output_folder, run_command
+from common.files import size_of
+from corpus.encoding import encode_here, identity_of_model, load_model, value_range
+from corpus.index import FORMATS, PRECISIONS, CorpusFolder, Plan
+from corpus.on_ray import encode_on_ray
+from corpus.records import Records
+from text import SMALL
+from tokens.tables import import_pyarrow, is_on_hub
+
+PART_ROWS = 8192
+
+
+def main() -> None:
+    """Command line."""
+    options = parse_options()
+    folder = CorpusFolder.begin(output_folder(options.out), make_plan(options))
+    plan, missing = folder.plan, folder.missing()
+    rows = sum(map(plan.rows_of, missing))
+    if rows < plan.rows:
+        print(f"{plan.rows - rows:,} of {plan.rows:,} sentences are there already.")
+    truncated = 0
+    if missing:
+        processes = options.processes or (os.cpu_count() or 1 if options.device == "cpu" else 1)
+        with tqdm(total=plan.rows, initial=plan.rows - rows, unit="sentence", unit_scale=True, disable=None) as bar:
+            for number, cut in run(folder, missing, processes, options):
+                truncated += cut
+                bar.update(plan.rows_of(number))
+    print(f"{folder.path}/: {plan.rows:,} vectors of {plan.width} dimensions, {size_of(folder.path) / 2**20:,.1f} MiB.")
+    if truncated:
+        print(f"{truncated:,} of {rows:,} sentences were longer than the model takes, and truncated.")
+
+
+def parse_options() -> Any:
+    """All options, checked."""
+    parser = make_parser("encode.py", __doc__)
+    parser.add_argument(
+        "--data", required=True, help="text with a sentence a line (.txt), CSV, TSV, JSON lines, Parquet, or a folder"
+    )
+    parser.add_argument("--out", required=True, help="folder to write")
+    parser.add_argument("--model", default=str(SMALL), help="small encoder's folder, checkpoint, or backbone")
+    parser.add_argument("--backbone", help="hub name or local folder (default: the one the checkpoint was trained on)")
+    parser.add_argument("--columns", help="columns of tables, by name or number: text=NAME,id=NAME (default: told by the content)")
+    parser.add_argument("--skip_bad_rows", action="store_true", help="leave out bad rows and empty sentences, and count them")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="parquet", help="Parquet parts, or NumPy arrays with JSON lines beside"
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the vectors' dimensions")
+    parser.add_argument("--no_text", action="store_true", help="keep ids and vectors alone")
+    parser.add_argument("--part_rows", type=PositiveInt, default=PART_ROWS, help="sentences per part; a stopped run loses no more")
+    parser.add_argument("--processes", type=PositiveInt, help="processes of one thread each (default: one per core)")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, mps; small encoders run on the CPU")
+    parser.add_argument("--ray", metavar="ADDRESS", help="encode on a Ray cluster: local, auto, or its address; folders are shared")
+    options = parser.parse_args()
+    if options.format == "parquet":
+        import_pyarrow()  # fail before the work starts
+    return options
+
+
+def make_plan(options: Any) -> Plan:
+    """Read the corpus once, and say what is to be done."""
+    records = Records(options.data, options.columns, skip_bad_rows=options.skip_bad_rows)
+    survey = records.survey()
+    if survey.skipped:
+        print(f"{survey.skipped:,} bad rows left out.")
+    encoder = load_model(options.model, options.backbone, options.device)
+    return Plan(
+        model=_absolute(options.model),
+        backbone=options.backbone and _absolute(options.backbone),
+        model_identity=identity_of_model(options.model, options.backbone),
+        data=options.data if is_on_hub(options.data) else _absolute(options.data),
+        columns=options.columns,
+        skip_bad_rows=options.skip_bad_rows,
+        data_identity=survey.identity,
+        rows=survey.rows,
+        has_ids=survey.has_ids,
+        part_rows=options.part_rows,
+        format=options.format,
+        precision=options.precision,
+        keep_text=not options.no_text,
+        width=encoder.output_dim,
+        value_range=value_range(encoder, records) if options.precision == "int8" else [],
+    )
+
+
+def run(folder: CorpusFolder, missing: list[int], processes: int, options: Any) -> Iterator[tuple[int, int]]:
+    """Encode parts, here or on a cluster."""
+    if options.ray:
+        return encode_on_ray(folder, missing, processes, options.ray)
+    return encode_here(folder, missing, processes, options.device)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute()) if Path(path).exists() else path
+
+
+if __name__ == "__main__":
+    run_command(main)

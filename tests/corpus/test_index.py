@@ -1,0 +1,154 @@
+"""A corpus is encoded once, whatever stops it, and read back as it was; other data or another model do not mix with it."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, WORDS, last_line, run_script
+
+from corpus.encoding import PartEncoder
+from corpus.index import FORMATS, PRECISIONS, CorpusFolder
+from corpus.on_ray import encode_on_ray
+from evaluation.quantization import bit_similarity, from_int8, to_bits, to_int8
+from portable.small_encoder import SmallEncoder
+
+N = 300
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "lines.txt"
+    rng = np.random.default_rng(0)
+    path.write_text("".join(" ".join(rng.choice(WORDS, rng.integers(1, 15))) + "\n" for _ in range(N)))
+    return path
+
+
+@pytest.fixture
+def encoded(tiny_small, data, tmp_path, run_here):
+    """Runs encode.py, checks that it succeeds, and gives the folder."""
+
+    def run(name: str, *options: str) -> CorpusFolder:
+        done = run_here("encode.py", "--data", data, "--model", tiny_small, "--out", tmp_path / name, "--part_rows", "64", *options)
+        assert done.returncode == 0, done.stderr
+        return CorpusFolder.open(tmp_path / name)
+
+    return run
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_vectors_are_the_models_in_every_format_and_precision(encoded, tiny_small, data, file_format, precision):
+    folder = encoded("out", "--format", file_format, "--precision", precision, "--processes", "1")
+    lines = data.read_text().splitlines()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # truncated
+        wanted = SmallEncoder(tiny_small).encode(lines)
+    ours = np.concatenate([folder.vectors(number) for number in range(folder.plan.parts)])
+    if precision == "bits":
+        np.testing.assert_array_equal(to_bits(ours), to_bits(wanted))
+        angles = np.arccos(bit_similarity(*np.split(to_bits(wanted), 2), 16))
+        np.testing.assert_allclose((ours[:150] * ours[150:]).sum(1), 1 - 2 * angles / np.pi, atol=1e-5)
+    elif precision == "int8":
+        bounds = np.array(folder.plan.value_range, np.float32)
+        np.testing.assert_allclose(ours, from_int8(to_int8(wanted, bounds), bounds), atol=1e-2)
+    else:
+        np.testing.assert_allclose(ours, wanted, atol=1e-6 if precision == "float32" else 1e-3)
+    rows = [folder.rows(number) for number in range(folder.plan.parts)]
+    assert [own for ids, _ in rows for own in ids] == list(range(N))
+    assert [text for _, texts in rows for text in texts] == lines
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tiny_small, data, tmp_path):
+    command = ["encode.py", "--data", data, "--model", tiny_small, "--part_rows", "16", "--processes", "2", "--out"]
+    assert run_script(*command, tmp_path / "whole").returncode == 0
+    chance = random.Random(0)
+    for _ in range(4):
+        process = subprocess.Popen([sys.executable, *map(str, command), str(tmp_path / "killed")], cwd=ROOT, start_new_session=True)
+        time.sleep(chance.uniform(0.5, 4))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = run_script(*command, tmp_path / "killed")
+    assert done.returncode == 0, done.stderr
+    ours = {name: own for name, own in contents(tmp_path / "killed").items() if not name.startswith(".")}
+    assert ours == contents(tmp_path / "whole")
+    assert "are there already" in run_script(*command, tmp_path / "killed").stdout
+
+
+def test_another_corpus_model_or_setting_is_refused_and_says_what_differs(tiny_small, data, tmp_path, encoded, run_here):
+    encoded("out", "--processes", "1")
+    before = contents(tmp_path / "out")
+    other, model = tmp_path / "other.txt", tmp_path / "model"
+    other.write_text(data.read_text() + "cat\n")
+    shutil.copytree(tiny_small, model)
+    (model / "note").write_text("another")
+    for changed, message in (
+        (["--data", other], "data_identity was .*rows was 300, is 301"),
+        (["--model", model], "model_identity was"),
+        (["--precision", "float16"], 'precision was "float32", is "float16"'),
+    ):
+        options = ["--data", data, "--model", tiny_small, "--part_rows", "64", "--out", tmp_path / "out", *changed]
+        assert re.search(message, last_line(run_here("encode.py", *options)))
+    assert contents(tmp_path / "out") == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter").write_text("dear")
+    assert "holds something else" in last_line(
+        run_here("encode.py", "--data", data, "--model", tiny_small, "--out", tmp_path / "mine")
+    )
+
+
+def test_truncated_and_left_out_sentences_are_counted(tiny_small, tmp_path, run_here):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text, "id": i}) + "\n" for i, text in enumerate(["cat", "", "dog " * 40])))
+    options = ["--data", path, "--model", tiny_small, "--out", tmp_path / "out", "--processes", "1"]
+    assert "a.jsonl:2: column 1 is empty" in last_line(run_here("encode.py", *options))
+    done = run_here("encode.py", *options, "--skip_bad_rows")
+    assert "1 bad rows left out" in done.stdout and "1 of 2 sentences were longer" in done.stdout, done.stdout + done.stderr
+    assert CorpusFolder.open(tmp_path / "out").rows(0)[0] == ["0", "2"]
+
+
+def test_a_damaged_part_or_description_is_one_clear_line(encoded, run_here):
+    folder = encoded("out", "--processes", "1")
+    part, description = folder.path / "part-00001.npy", folder.path / "corpus.json"
+    for path, message in ((part, "damaged; delete it"), (description, "is damaged, or of another version")):
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        assert message in last_line(run_here("search.py", "--index", folder.path, "cat"))
+        path.write_bytes(whole)
+    part.unlink()
+    assert "1 of 5 parts are missing; run encode.py again" in last_line(run_here("search.py", "--index", folder.path, "cat"))
+
+
+def test_parts_can_be_asked_for_in_any_order(encoded, tmp_path):
+    folder = encoded("out", "--processes", "1")
+    (tmp_path / "again").mkdir()
+    again = CorpusFolder(tmp_path / "again", folder.plan)
+    encode = PartEncoder(again.path, folder.plan)
+    for number in (3, 1, 4, 0, 2):
+        encode(number)
+    assert contents(again.path) == {name: own for name, own in contents(folder.path).items() if name != "corpus.json"}
+
+
+def test_ray_gives_the_same_vectors(encoded, tmp_path):
+    pytest.importorskip("ray")
+    folder = encoded("out", "--processes", "1")
+    (tmp_path / "ray").mkdir()
+    on_ray = CorpusFolder(tmp_path / "ray", folder.plan)
+    assert sorted(number for number, _ in encode_on_ray(on_ray, on_ray.missing(), 2, "local")) == list(range(5))
+    for number in range(5):
+        np.testing.assert_allclose(on_ray.vectors(number), folder.vectors(number), atol=1e-6)
+        assert on_ray.rows(number) == folder.rows(number)
