@@ -1,6 +1,9 @@
-"""A page in the browser: compare two sentences, rank lines by a query, see a map of the starter sentences.
+"""A page in the browser: compare two sentences, rank lines or search a corpus, see a map of the starter sentences.
 
-python demo.py
+Examples:
+
+    python demo.py
+    python demo.py --index vectors    search in what encode.py wrote
 """
 
 from __future__ import annotations
@@ -18,11 +21,12 @@ import numpy as np
 from common.cli import make_parser, run_command
 from common.errors import InputError
 from common.starter import STARTER_DEV, STARTER_TEST
+from corpus.nearest import Corpus
 from evaluation.calibration import Calibration
 from evaluation.explanation import Explanation
 from evaluation.maps import METHODS, interactive_map, project_to_2d
 from evaluation.metrics import mae
-from text import SMALL, TextEncoder
+from text import SMALL, Match, TextEncoder
 from tokens.text_pairs import MAX_LABEL, TextPairs, read_text_pairs
 
 if TYPE_CHECKING:
@@ -42,8 +46,14 @@ MAX_HEAT_MAP = 48  # tokens; a larger table is unreadable
 class Demo:
     """The page's contents as HTML: an encoder, compared with mean pooling of the same tokens where there are any."""
 
-    def __init__(self, encoder: TextEncoder) -> None:
-        """Calibrate cosines to labels 0-5 on the starter validation pairs and measure the error on the test pairs."""
+    def __init__(self, encoder: TextEncoder, corpus: Corpus | None = None) -> None:
+        """Calibrate cosines to labels 0-5 on the starter validation pairs and measure the error on the test pairs.
+
+        Args:
+            encoder: the encoder to show.
+            corpus: sentences to search, encoded by it.
+        """
+        self.corpus = corpus
         self.validation, self.test = read_text_pairs(STARTER_DEV), read_text_pairs(STARTER_TEST)
         self.pairs = TextPairs(
             self.validation.first + self.test.first,
@@ -93,10 +103,16 @@ held-out pairs its mean absolute error is {errors}.</p>"""
         documents = [line.strip() for line in lines.splitlines() if line.strip()]
         if not query.strip() or not documents:
             return '<p class="note">Enter a query and at least one line to rank.</p>'
-        matches = self.encoder.rank(query, documents)
-        items = "".join(f"<li><b>{match.similarity:.3f}</b><span>{html.escape(match.document)}</span></li>" for match in matches)
-        note = '<p class="note">Each score is the cosine with the query.</p>'
-        return f'{self._truncation_note([query, *documents])}<ol class="ranks">{items}</ol>{note}'
+        note = "Each score is the cosine with the query."
+        return self._truncation_note([query, *documents]) + _ranks(self.encoder.rank(query, documents), note)
+
+    def search(self, query: str) -> str:
+        """The sentences of the corpus nearest to a query."""
+        assert self.corpus is not None
+        if not query.strip():
+            return '<p class="note">Enter a query.</p>'
+        note = f"The nearest of {len(self.corpus):,} sentences. Each score is the cosine with the query."
+        return self._truncation_note([query]) + _ranks(self.corpus.search(query), note)
 
     def _truncation_note(self, sentences: Sequence[str]) -> str:
         truncated, limit = self.encoder.truncated(sentences), self.encoder.max_length
@@ -115,6 +131,13 @@ def _mean_pooling_of(encoder: TextEncoder) -> TextEncoder:
     from model import mean_pooling  # here because a small encoder needs no torch
 
     return TextEncoder(mean_pooling(encoder.backbone.dim), backbone=encoder.backbone)
+
+
+def _ranks(matches: Sequence[Match], note: str) -> str:
+    """Ranked documents as a list, with a note below."""
+    rows = ((match.similarity, match.document or f"[{getattr(match, 'id', match.index)}]") for match in matches)
+    items = "".join(f"<li><b>{similarity:.3f}</b><span>{html.escape(text)}</span></li>" for similarity, text in rows)
+    return f'<ol class="ranks">{items}</ol><p class="note">{note}</p>'
 
 
 def _shaded(tokens: Sequence[str], weights: np.ndarray) -> str:
@@ -166,10 +189,13 @@ def build_page(demo: Demo) -> gradio.Blocks:
             gr.on([compare.click, first.submit, second.submit], demo.compare, [first, second], compared, show_progress="minimal")
         with gr.Tab("Rank"):
             query = gr.Textbox(EXAMPLE_QUERY, label="Query", elem_id="query")
-            lines = gr.Textbox(EXAMPLE_LINES, label="Lines to rank", lines=6, max_lines=20, elem_id="lines")
+            lines = gr.Textbox(
+                EXAMPLE_LINES, label="Lines to rank", lines=6, max_lines=20, elem_id="lines", visible=demo.corpus is None
+            )
             rank = gr.Button("Rank", variant="primary", elem_id="rank")
-            ranked = gr.HTML(demo.rank(EXAMPLE_QUERY, EXAMPLE_LINES), elem_id="ranked")
-            gr.on([rank.click, query.submit], demo.rank, [query, lines], ranked, show_progress="minimal")
+            own, inputs = (demo.rank, [query, lines]) if demo.corpus is None else (demo.search, [query])
+            ranked = gr.HTML(own(*(field.value for field in inputs)), elem_id="ranked")
+            gr.on([rank.click, query.submit], own, inputs, ranked, show_progress="minimal")
         with gr.Tab("Map") as tab:
             gr.Markdown("Hover over a point, or tap it, to read its sentence.")
             plot = gr.Plot(show_label=False, elem_id="map")
@@ -212,7 +238,8 @@ def _import_gradio() -> Any:
 def main() -> None:
     """Command line."""
     parser = make_parser("demo.py", __doc__)
-    parser.add_argument("--model", default=SMALL, help="small encoder's folder, or checkpoint (default: small/ beside the program)")
+    parser.add_argument("--model", help="small encoder's folder, or checkpoint (default: small/, or what encoded the corpus)")
+    parser.add_argument("--index", help="folder that encode.py wrote: search it instead of pasted lines")
     parser.add_argument("--backbone", help="hub name or local folder (default: the one the checkpoint was trained on)")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 makes the page reachable from other machines")
     parser.add_argument("--port", type=int, help="(default: the first free one from 7860)")
@@ -221,7 +248,9 @@ def main() -> None:
     if options.port is not None and not 0 < options.port < 2**16:
         raise InputError(f"--port is {options.port}, expected 1 to 65535")
     _import_gradio()  # fail before the encoder is loaded
-    demo = Demo(TextEncoder(options.model, backbone=options.backbone, device=options.device))
+    corpus = Corpus(options.index, model=options.model) if options.index else None
+    encoder = corpus.encoder if corpus else TextEncoder(options.model or SMALL, backbone=options.backbone, device=options.device)
+    demo = Demo(encoder, corpus)
     print(f"{start(demo, options.host, options.port)} (stop with Ctrl-C)", flush=True)
     threading.Event().wait()
 

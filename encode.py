@@ -63,9 +63,7 @@ def parse_options() -> Any:
     parser.add_argument("--backbone", help="hub name or local folder (default: the one the checkpoint was trained on)")
     parser.add_argument("--columns", help="columns of tables, by name or number: text=NAME,id=NAME (default: told by the content)")
     parser.add_argument("--skip_bad_rows", action="store_true", help="leave out bad rows and empty sentences, and count them")
-    parser.add_argument(
-        "--format", choices=FORMATS, default="parquet", help="Parquet parts, or NumPy arrays with JSON lines beside"
-    )
+    parser.add_argument("--format", choices=FORMATS, default="npy", help="NumPy arrays with JSON lines beside, or Parquet")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the vectors' dimensions")
     parser.add_argument("--no_text", action="store_true", help="keep ids and vectors alone")
     parser.add_argument("--part_rows", type=PositiveInt, default=PART_ROWS, help="sentences per part; a stopped run loses no more")

@@ -44,6 +44,9 @@ from tqdm import tqdm
 
 from common.cli import make_parser, run_command
 from common.errors import InputError
+from corpus.index import CorpusFolder, Plan
+from corpus.nearest import Corpus
+from corpus.records import Records
 from evaluation.checkpoint import load_encoder, save_encoder
 from model import EncoderConfig, SentenceEncoder, mean_pooling
 from portable.small_encoder import FILES, SmallEncoder
@@ -52,6 +55,7 @@ from shrinking.layers import StaticModel
 from text import load_small_encoder
 from tokens.dat_files import read_label_file, read_token_file
 from tokens.sentence_files import SentenceFiles
+from tokens.tables import UTF16
 from tokens.text_pairs import read_text_pairs
 from tokens.token_store import create_store, open_store, pack_json
 from training.recipe import CONFIGS, add_recipe_arguments, parse_recipe
@@ -637,6 +641,73 @@ class Sentences(Reader):
         return [line for line in lines if line]
 
 
+class CorpusSentences(Reader):
+    """Text files of a corpus, bad lines left out."""
+
+    suffix = ".txt"
+
+    def make(self, rng: random.Random) -> bytes:
+        return damage(rng, "\n".join(rng.choice(WORDS) for _ in range(rng.randint(0, 6))).encode(), b" \n")
+
+    def read(self, path: Path) -> Any:
+        records = Records(str(path), skip_bad_rows=True)
+        if records.survey().rows != len(list(records)):
+            raise AssertionError("counted wrongly")
+        return [record.text for record in records]
+
+    def expected(self, content: bytes) -> Any:
+        if content[:2] in (b"\x1f\x8b", b"(\xb5", *UTF16):
+            raise ValueError("compressed or UTF-16")
+        found = []
+        for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
+            with suppress(UnicodeDecodeError):
+                found.append(line.decode("utf-8").strip())
+        if not any(found):
+            raise ValueError("empty")
+        return [line for line in found if line]
+
+
+class Corpora(Reader):
+    """A file of an encoded corpus with bytes changed, cut off, or, in the description, with other values."""
+
+    may_refuse = True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "corpus"
+        plan = Plan("", None, "", "", None, False, "", 3, False, 2, "npy", "float32", True, 4)
+        corpus = CorpusFolder.begin(self.folder, plan)
+        for number, rows in enumerate(([0, 1], [2])):
+            corpus.write(number, rows, [f"sentence {row}" for row in rows], np.eye(4, dtype=np.float32)[rows])
+        self.good = {path.name: path.read_bytes() for path in self.folder.iterdir()}
+
+    def make(self, rng: random.Random) -> bytes:
+        name = rng.choice(sorted(self.good))
+        content, kind = self.good[name], rng.randrange(4)
+        if kind == 0:
+            content = content[: rng.randrange(len(content) + 1)]
+        elif kind == 1 and name.endswith(".json"):
+            plan = json.loads(content)
+            plan[rng.choice(sorted(plan))] = rng.choice((None, -1, 0, 2.5, "4", [], {}, True, 10**12, "int8", "parquet"))
+            content = json.dumps(plan).encode()
+        elif kind > 1:
+            content = change_bytes(rng, content, 3)
+        return name.encode() + b"\n" + content
+
+    def read(self, path: Path) -> Any:
+        name, content = path.read_bytes().split(b"\n", 1)
+        file = self.folder / name.decode()
+        file.write_bytes(content)
+        try:
+            corpus = Corpus(self.folder)
+            _, numbers = corpus.nearest(np.ones((1, 4), np.float32), 3)
+            return sorted(numbers[0].tolist()), len(corpus.rows([0, 1, 2]))
+        finally:
+            file.write_bytes(self.good[name.decode()])
+
+    def expected(self, content: bytes) -> Any:
+        return [0, 1, 2], 3  # changed numbers and letters go unnoticed
+
+
 READERS: dict[str, Callable[[Path], Reader]] = {
     "tokens": lambda folder: TokenFiles(),
     "labels": lambda folder: LabelFiles(),
@@ -648,6 +719,8 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     "stores": Stores,
     "small encoders": SmallEncoders,
     "sentences": lambda folder: Sentences(),
+    "corpus sentences": lambda folder: CorpusSentences(),
+    "corpora": Corpora,
 }
 
 

@@ -100,6 +100,7 @@ class CorpusFolder:
             plan = Plan(**contents)
             intact = plan.version == VERSION and plan.format in FORMATS and plan.precision in PRECISIONS
             intact = intact and all(type(number) is int and number > 0 for number in (plan.rows, plan.part_rows, plan.width))
+            intact = intact and type(plan.keep_text) is bool
             intact = intact and (plan.precision != "int8" or np.array(plan.value_range, dtype=float).shape == (2, plan.width))
         except FileNotFoundError as error:
             raise InputError("is missing, expected a folder that encode.py wrote", path=file) from error
@@ -132,9 +133,14 @@ class CorpusFolder:
         write_text_atomically(path / DESCRIPTION, json.dumps(asdict(plan), indent=1) + "\n")
         return cls(path, plan)
 
+    def present(self) -> set[int]:
+        """The numbers of the parts that are there."""
+        names = [path.stem.removeprefix("part-") for path in self.path.glob(f"part-*.{self.plan.format}")]
+        return {int(name) for name in names if name.isdecimal()}
+
     def missing(self) -> list[int]:
         """The numbers of the parts that are not there yet."""
-        return [number for number in range(self.plan.parts) if not self._path(number).exists()]
+        return sorted(set(range(self.plan.parts)) - self.present())
 
     def _path(self, number: int, suffix: str | None = None) -> Path:
         return self.path / f"part-{number:05d}.{suffix or self.plan.format}"
@@ -205,7 +211,9 @@ class CorpusFolder:
             yield
         except FileNotFoundError as error:
             raise InputError("this part is missing; run encode.py again with the same arguments", path=path) from error
-        except (ValueError, KeyError, TypeError, OSError, EOFError, IndexError) as error:
+        except InputError:
+            raise
+        except Exception as error:  # NumPy and pyarrow raise all kinds at damage
             raise InputError("damaged; delete it, and run encode.py again with the same arguments", path=path) from error
 
     def _encode(self, vectors: np.ndarray) -> np.ndarray:

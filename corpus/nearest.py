@@ -49,9 +49,9 @@ class Corpus:
         self.folder = CorpusFolder.open(path)
         self._model = model or self.folder.plan.model
         self._encoder: TextEncoder | None = None
-        if missing := len(self.folder.missing()):
-            raise InputError(f"{missing} of {self.folder.plan.parts} parts are missing; run encode.py again", path=path)
         plan = self.folder.plan
+        if (missing := plan.parts - len(self.folder.present())) > 0:
+            raise InputError(f"{missing} of {plan.parts} parts are missing; run encode.py again", path=path)
         use_faiss = method == "faiss" or (method == "auto" and plan.rows > EXACT_UP_TO)
         self._index = _open_faiss(self.folder) if use_faiss else None
         self._vectors = lru_cache(max(1, MEMORY // (4 * plan.width * plan.part_rows)))(self.folder.vectors)

@@ -30,6 +30,8 @@ INPUTS = {
     "stores": 300,
     "small encoders": 100,
     "sentences": 300,
+    "corpus sentences": 300,
+    "corpora": 300,
 }
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_script
 from scipy.optimize import isotonic_regression
 
 import demo as demo_module
 from common.errors import InputError
+from corpus.nearest import Corpus
 from demo import Demo, start
 from text import TextEncoder
 
@@ -101,6 +102,32 @@ def test_ranking_skips_empty_lines(demo, text_encoder):
     assert shown == [(f"{match.similarity:.3f}", match.document) for match in expected]
 
 
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Corpus:
+    """Three sentences, encoded."""
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "lines.txt").write_text("Stocks fell.\nThe dog lies in its <basket>.\nThe train is late.\n")
+    done = run_script("encode.py", "--data", folder / "lines.txt", "--out", folder / "vectors", "--processes", "1")
+    assert done.returncode == 0, done.stderr
+    return Corpus(folder / "vectors")
+
+
+@pytest.fixture
+def corpus_demo(small_demo, corpus, monkeypatch) -> Demo:
+    """The demo with a corpus to search."""
+    monkeypatch.setattr(small_demo, "corpus", corpus)
+    return small_demo
+
+
+def test_a_corpus_is_searched_in_place_of_lines(corpus_demo):
+    page = corpus_demo.search("Where do pets rest?")
+    shown = re.findall(r"<b>([\d.-]+)</b><span>(.*?)</span>", page)
+    assert len(shown) == 3 and shown[0][1] == "The dog lies in its &lt;basket&gt;." and "nearest of 3 sentences" in page
+    cosine = corpus_demo.encoder.similarity("Where do pets rest?", "The dog lies in its <basket>.")
+    assert float(shown[0][0]) == pytest.approx(float(cosine), abs=6e-4)
+    assert "Enter a query" in corpus_demo.search(" ")
+
+
 def test_without_gradio_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(InputError, match=r"pip install -r requirements-demo.txt"):
@@ -146,9 +173,8 @@ def browser() -> Iterator:
     chrome.quit()
 
 
-def test_in_a_browser(small_demo, browser, tmp_path):
-    """Types two sentences, reads the score, sees shaded tokens, ranks by keyboard, sees the map, on a desk and on a phone."""
-    import gradio
+def hands_on(browser) -> tuple:
+    """Functions that find an element, wait for something, find a tab, and type into a field."""
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
@@ -168,6 +194,16 @@ def test_in_a_browser(small_demo, browser, tmp_path):
         field.send_keys(text)
         return field
 
+    return find, wait_for, tab, type_into
+
+
+def test_in_a_browser(small_demo, browser, tmp_path):
+    """Types two sentences, reads the score, sees shaded tokens, ranks by keyboard, sees the map, on a desk and on a phone."""
+    import gradio
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    find, wait_for, tab, type_into = hands_on(browser)
     try:
         browser.get(start(small_demo))
         wait_for(lambda: browser.find_elements(By.ID, "score"))
@@ -202,6 +238,26 @@ def test_in_a_browser(small_demo, browser, tmp_path):
         messages = "".join(entry["message"] for entry in browser.get_log("performance"))
         asked = set(re.findall(r'"documentURL":"[^"]*".*?"url":"(https?://[^/"]+)', messages))
         assert asked and all(address.startswith("http://127.0.0.1") for address in asked), asked
+        assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    finally:
+        gradio.close_all()
+
+
+def test_a_corpus_in_a_browser(corpus_demo, browser):
+    """Asks a question and reads the sentence that answers it; there is no field for lines."""
+    import gradio
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    find, wait_for, tab, type_into = hands_on(browser)
+    try:
+        browser.get(start(corpus_demo))
+        wait_for(lambda: browser.find_elements(By.ID, "score"))
+        tab("Rank").click()
+        assert browser.find_elements(By.CSS_SELECTOR, "#lines textarea") == []
+        type_into("#query textarea, #query input", "Where do pets rest?").send_keys(Keys.ENTER)
+        wait_for(lambda: "<basket>" in find("#ranked li").text)
+        assert "nearest of 3 sentences" in find("#ranked").text
         assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
     finally:
         gradio.close_all()
