@@ -573,10 +573,52 @@ class Stores(Reader):
         return self.values  # damage to the tokens goes unnoticed: checksums of them would take too long
 
 
-class SmallEncoders(Reader):
-    """A file of a small encoder's folder with bytes changed, cut off, or, in the configuration, with other values."""
+class FolderReader(Reader):
+    """One file of a folder with bytes changed, cut off, or, in the configuration, with other values.
+
+    Attributes:
+        folder: a good folder.
+        good: the contents of its files.
+        configuration: the name of its JSON file, and the key of the object whose values are changed, if it is not the whole.
+    """
 
     may_refuse = True
+    folder: Path
+    good: dict[str, bytes]
+    configuration: tuple[str, str | None]
+
+    def make(self, rng: random.Random) -> bytes:
+        name = rng.choice(sorted(self.good))
+        content, kind = self.good[name], rng.randrange(4)
+        if kind == 0:
+            content = content[: rng.randrange(len(content) + 1)]
+        elif kind == 1 and name == self.configuration[0]:
+            config = json.loads(content)
+            own = config if self.configuration[1] is None else config[self.configuration[1]]
+            own[rng.choice(sorted(own))] = rng.choice((None, -1, 0, 2.5, "4", [], {}, True, 10**12, "int8"))
+            content = json.dumps(config).encode()
+        elif kind > 1:
+            content = change_bytes(rng, content, 3)
+        return name.encode() + b"\n" + content
+
+    def read(self, path: Path) -> Any:
+        name, content = path.read_bytes().split(b"\n", 1)
+        file = self.folder / name.decode()
+        file.write_bytes(content)
+        try:
+            return self.read_folder()
+        finally:
+            file.write_bytes(self.good[name.decode()])
+
+    def read_folder(self) -> Any:
+        """What the folder holds."""
+        raise NotImplementedError
+
+
+class SmallEncoders(FolderReader):
+    """The folder of a small encoder."""
+
+    configuration = ("config.json", "small_encoder")
 
     def __init__(self, folder: Path) -> None:
         torch.manual_seed(0)
@@ -590,28 +632,8 @@ class SmallEncoders(Reader):
         self.good = {name: (self.folder / name).read_bytes() for name in (*FILES, "config.json")}
         self.values = SmallEncoder(self.folder).encode("a cat").tobytes()
 
-    def make(self, rng: random.Random) -> bytes:
-        name = rng.choice(sorted(self.good))
-        content, kind = self.good[name], rng.randrange(4)
-        if kind == 0:
-            content = content[: rng.randrange(len(content) + 1)]
-        elif kind == 1 and name == "config.json":
-            config = json.loads(content)
-            own = config["small_encoder"]
-            key = rng.choice(sorted(own))
-            own[key] = rng.choice((None, -1, 0, 2.5, "4", [], {}, True, 10**12))
-            content = json.dumps(config).encode()
-        elif kind > 1:
-            content = change_bytes(rng, content, 3)
-        return name.encode() + b"\n" + content
-
-    def read(self, path: Path) -> Any:
-        name, content = path.read_bytes().split(b"\n", 1)
-        (self.folder / name.decode()).write_bytes(content)
-        try:
-            return load_small_encoder(self.folder).encode("a cat").tobytes()
-        finally:
-            (self.folder / name.decode()).write_bytes(self.good[name.decode()])
+    def read_folder(self) -> Any:
+        return load_small_encoder(self.folder).encode("a cat").tobytes()
 
     def expected(self, content: bytes) -> Any:
         """The good values for an intact graph and tokenizer; of another configuration, those or an error."""
@@ -667,10 +689,10 @@ class CorpusSentences(Reader):
         return [line for line in found if line]
 
 
-class Corpora(Reader):
-    """A file of an encoded corpus with bytes changed, cut off, or, in the description, with other values."""
+class Corpora(FolderReader):
+    """The folder of an encoded corpus."""
 
-    may_refuse = True
+    configuration = ("corpus.json", None)
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "corpus"
@@ -680,29 +702,10 @@ class Corpora(Reader):
             corpus.write(number, rows, [f"sentence {row}" for row in rows], np.eye(4, dtype=np.float32)[rows])
         self.good = {path.name: path.read_bytes() for path in self.folder.iterdir()}
 
-    def make(self, rng: random.Random) -> bytes:
-        name = rng.choice(sorted(self.good))
-        content, kind = self.good[name], rng.randrange(4)
-        if kind == 0:
-            content = content[: rng.randrange(len(content) + 1)]
-        elif kind == 1 and name.endswith(".json"):
-            plan = json.loads(content)
-            plan[rng.choice(sorted(plan))] = rng.choice((None, -1, 0, 2.5, "4", [], {}, True, 10**12, "int8", "parquet"))
-            content = json.dumps(plan).encode()
-        elif kind > 1:
-            content = change_bytes(rng, content, 3)
-        return name.encode() + b"\n" + content
-
-    def read(self, path: Path) -> Any:
-        name, content = path.read_bytes().split(b"\n", 1)
-        file = self.folder / name.decode()
-        file.write_bytes(content)
-        try:
-            corpus = Corpus(self.folder)
-            _, numbers = corpus.nearest(np.ones((1, 4), np.float32), 3)
-            return sorted(numbers[0].tolist()), len(corpus.rows([0, 1, 2]))
-        finally:
-            file.write_bytes(self.good[name.decode()])
+    def read_folder(self) -> Any:
+        corpus = Corpus(self.folder)
+        _, numbers = corpus.nearest(np.ones((1, 4), np.float32), 3)
+        return sorted(numbers[0].tolist()), len(corpus.rows([0, 1, 2]))
 
     def expected(self, content: bytes) -> Any:
         return [0, 1, 2], 3  # changed numbers and letters go unnoticed

@@ -88,10 +88,7 @@ def find_text_column(header: list[str] | None, sample: Sequence[Row], wanted: st
     Raises:
         ColumnsError: if no way or more than one way is possible.
     """
-    rows = [cells for _, cells in sample if not isinstance(cells, BadRow)]
-    if not rows:
-        raise ColumnsError("the file has no rows")
-    names = header or [cell if isinstance(cell, str) else "" for cell in rows[0]]
+    names, rows = _names_and_rows(header, sample)
     if wanted:
         found, by_name = _wanted_positions(header, names, max(map(len, rows)), wanted, ("text", "id"))
         if len(found["text"]) != 1 or len(found["id"]) > 1:
@@ -123,10 +120,7 @@ def find_columns(
     Raises:
         ColumnsError: if no way or more than one way is possible.
     """
-    rows = [cells for _, cells in sample if not isinstance(cells, BadRow)]
-    if not rows:
-        raise ColumnsError("the file has no rows")
-    names = header or [cell if isinstance(cell, str) else "" for cell in rows[0]]
+    names, rows = _names_and_rows(header, sample)
     if wanted:
         return _wanted_columns(header, names, rows, wanted)
     named = _named_columns(names)
@@ -141,6 +135,14 @@ def find_columns(
             raise ColumnsError(f"the header has {len(names)} columns, the rows have {columns.width}; give each column a name")
         return replace(columns, has_header=True, label_name=_simple(names[label_names[0]]))
     return _columns_by_content(rows, bounds)
+
+
+def _names_and_rows(header: list[str] | None, sample: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
+    """The cells that may be names of columns, and all good rows of a sample."""
+    rows = [cells for _, cells in sample if not isinstance(cells, BadRow)]
+    if not rows:
+        raise ColumnsError("the file has no rows")
+    return header or [cell if isinstance(cell, str) else "" for cell in rows[0]], rows
 
 
 def _simple(name: str) -> str:
