@@ -12,6 +12,7 @@
 #                       sentences without labels, LARGE a larger backbone as teacher (without it the small one teaches)
 # make ladder STSB=DIR STS=DIR TEXT=FILES LARGE=DIR   results/small.md: whole encoders of 0 to 6 layers, three seeds: a night
 # make bench STSB=DIR   results/speed.md: everything that is said about speed, on an idle machine
+# make corpus QUESTIONS=FILE   results/corpus.md: a million sentences encoded and searched, next to what else there is: hours
 # make train-retrieval DATASET=FILE   train to find matches; train-tb with TensorBoard; mine for the negatives alone;
 #                                     evaluate for the scores of MODEL=FILE on the parts set aside
 # make demo             a page in the browser: compare two sentences, rank lines, see the map; installs no torch
@@ -26,7 +27,7 @@ STSB ?= data/stsb
 DATASET ?= data/questions.tsv
 WORKERS ?= 2
 
-.PHONY: help train test lint check judge trust study model general small ladder bench train-retrieval train-tb evaluate mine demo export clean
+.PHONY: help train test lint check judge trust study model general small ladder bench corpus train-retrieval train-tb evaluate mine demo export clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
@@ -186,6 +187,10 @@ $(OTHERS)/bin/python:
 bench: stores/stsb/test.store .venv/with-tests $(JUDGE)/bin/python
 	$(INSTALL) -r benchmarks/requirements.txt
 	$(RUN) benchmarks/run.py --stsb stores/stsb --judge $(JUDGE)/bin/python --out results/speed.md
+
+corpus: .venv/with-tests
+	$(INSTALL) -r benchmarks/requirements.txt
+	$(RUN) benchmarks/corpus_speed.py --questions $(QUESTIONS) --ray --out results/corpus.md
 
 MODEL ?= model.bin
 
