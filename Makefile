@@ -198,8 +198,8 @@ KILLS ?= 200
 INPUTS ?= 100000
 
 trust: .venv/installed
-	$(RUN) benchmarks/kill_and_resume.py --kills $(KILLS)
-	$(RUN) benchmarks/fuzz.py --inputs $(INPUTS)
+	$(RUN) benchmarks/trust/kill_and_resume.py --kills $(KILLS)
+	$(RUN) benchmarks/trust/fuzz.py --inputs $(INPUTS)
 
 train-retrieval: .venv/installed
 	$(RUN) train_retrieval.py --dataset $(DATASET)

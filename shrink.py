@@ -45,12 +45,13 @@ from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, Backbone
 from tokens.sentence_files import SentenceFiles, sample
 from tokens.text_pairs import TextPairs, add_read_arguments, read_options
 from training.reports import write_metrics
-from training.resume import SavedRun, read_arguments
+from training.resume import SavedRun, arguments_to_save, read_arguments
 from training.whole_encoder import WholeEncoder, read_teacher, save_teacher
 
 SAVE_SECONDS = 300.0
 CALIBRATION = 512  # sentences
 IN_FLOAT, SMALL = "in float32", "this encoder"
+Embedded = tuple[torch.Tensor, torch.Tensor]  # both sides of pairs, `(n, K)` each
 FILES = ("text", "data", "validation", "test", "teacher", "out")  # options whose values are paths
 
 
@@ -66,19 +67,20 @@ class Inputs:
 
 def main() -> None:
     """Command line."""
-    options = parse_options(sys.argv[1:])
+    arguments = with_saved_arguments(sys.argv[1:])
+    options = parse_options(arguments)
     torch.set_num_threads(options.threads)
     folder, out = output_folder(options.run_dir), output_folder(options.out)
     check_replaceable(out)
     saved = SavedRun(folder, save_seconds=options.save_seconds, command=command_to_resume(folder, []))
-    with saved.hold(arguments_to_save(options), resume=options.resume):
+    with saved.hold(arguments_to_save(arguments, options, FILES), resume=options.resume):
         inputs = open_inputs(options)
         saved.identity = identity_of(options, inputs)
         if options.resume and (summary := saved.finished()):
             print(f"The run in {folder}/ is finished: {summary}")
             return
         source, student = build(options, inputs)
-        before = validate_parts(source, inputs)
+        before = scores_of(embed_parts(source, inputs), inputs)
         imitated = None if is_whole(options.layers) else source
         cache, states, targets = Path(options.cache_dir or folder), None, None
         if imitated and inputs.text and options.cache_states:
@@ -94,11 +96,16 @@ def main() -> None:
         report(options, inputs, student, before, saved)
 
 
+def with_saved_arguments(given: list[str]) -> list[str]:
+    """With --resume, the arguments that the run keeps in its folder, then the given ones, which win."""
+    options, _ = take_options(given, ("resume", "run_dir"))
+    if options.resume is None or not options.run_dir:
+        return given
+    return ["--run_dir", options.run_dir[-1], *(read_arguments(Path(options.run_dir[-1])) or []), *given]
+
+
 def parse_options(arguments: list[str]) -> Any:
-    """All options; with --resume those that the run keeps in its folder, then the given ones, which win."""
-    given, _ = take_options(arguments, ("resume", "run_dir"))
-    if given.resume is not None and given.run_dir and (kept := read_arguments(Path(given.run_dir[-1]))):
-        arguments = ["--run_dir", given.run_dir[-1], *kept, *arguments]
+    """All options, checked."""
     parser = make_parser("shrink.py", __doc__)
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE, help="Hugging Face model name or local folder")
     parser.add_argument("--layers", default="0,2,4", help="layers to keep, from 0: 0,2,4, or all, or none for static embeddings")
@@ -137,19 +144,6 @@ def is_whole(layers: str) -> bool:
 def settings_of(options: Namespace) -> Settings:
     """The settings of the training among the options."""
     return Settings(**{name: options[name] for name in asdict(Settings())})
-
-
-def arguments_to_save(options: Namespace) -> list[str]:
-    """The arguments that resume the run from any folder, all files by absolute paths."""
-    arguments = []
-    for name, value in vars(options).items():
-        if name in ("run_dir", "resume") or value is None or value is False:
-            continue
-        values = value if isinstance(value, list) else [value]
-        if name in FILES:
-            values = [each if str(each).startswith("hf:") else Path(each).absolute() for each in values]
-        arguments += [f"--{name}", *([] if value is True else map(str, values))]
-    return arguments
 
 
 def open_inputs(options: Namespace) -> Inputs:
@@ -199,19 +193,21 @@ def all_sentences(inputs: Inputs) -> Iterator[str]:
         yield from inputs.training.first + inputs.training.second
 
 
-def validate_parts(encoder: WholeEncoder | SmallEncoder, inputs: Inputs) -> dict[str, Scores]:
-    """An encoder's scores on the validation and test pairs, in float32."""
+def embed_parts(encoder: WholeEncoder | SmallEncoder, inputs: Inputs) -> dict[str, Embedded]:
+    """An encoder's embeddings of both sides of the validation and test pairs, in float32."""
     if isinstance(encoder, WholeEncoder):
         encoder = copy.copy(encoder)
         encoder.bfloat16 = False
     parts = {"validation": inputs.validation, **({"test": inputs.test} if inputs.test else {})}
-    return {name: score_embeddings(*embed_pairs(encoder, pairs), pairs.labels) for name, pairs in parts.items()}
+    return {
+        name: (torch.as_tensor(encoder.encode(pairs.first)), torch.as_tensor(encoder.encode(pairs.second)))
+        for name, pairs in parts.items()
+    }
 
 
-def embed_pairs(encoder: WholeEncoder | SmallEncoder, pairs: TextPairs) -> tuple[torch.Tensor, torch.Tensor]:
-    """The embeddings of both sides of pairs."""
-    first, second = encoder.encode(pairs.first), encoder.encode(pairs.second)
-    return torch.as_tensor(first), torch.as_tensor(second)
+def scores_of(embedded: Mapping[str, Embedded], inputs: Inputs) -> dict[str, Scores]:
+    """The scores of embeddings of the validation and test pairs."""
+    return {name: score_embeddings(*sides, getattr(inputs, name).labels) for name, sides in embedded.items()}
 
 
 def report(options: Namespace, inputs: Inputs, student: WholeEncoder, before: Mapping[str, Scores], saved: SavedRun) -> None:
@@ -228,8 +224,9 @@ def report(options: Namespace, inputs: Inputs, student: WholeEncoder, before: Ma
     calibration = None if options.float32 else student.backbone.tokenize(calibration_sentences(inputs))[0]
     write_folder(out, student.backbone, mean_pooling(student.backbone.width), calibration, facts)
     small = SmallEncoder(out)
+    in_float, in_small = embed_parts(student, inputs), embed_parts(small, inputs)
     names = (Path(options.backbone).name, IN_FLOAT, SMALL)
-    evaluated = dict(zip(names, (before, validate_parts(student, inputs), validate_parts(small, inputs)), strict=True))
+    evaluated = dict(zip(names, (before, scores_of(in_float, inputs), scores_of(in_small, inputs)), strict=True))
     scores = {
         part: first.get(part, {}) | {who: asdict(own[part]) for who, own in evaluated.items() if not (first and own is before)}
         for part in before
@@ -239,7 +236,7 @@ def report(options: Namespace, inputs: Inputs, student: WholeEncoder, before: Ma
         origin = {name: facts[name] for name in ("backbone", "teachers", "data")}
         origin["scores"] = {part: dict([next(iter(own.items()))]) for part, own in scores.items()}
         save_teacher(folder / "encoder", student, {"set_aside": None, "origin": origin})
-    agreement = spearman(*(cosines(*embed_pairs(encoder, inputs.validation)) for encoder in (small, student)))
+    agreement = spearman(cosines(*in_small["validation"]), cosines(*in_float["validation"]))
     metrics = {**facts, "settings": asdict(settings_of(options)), "scores": scores, "bytes": size_of(out), "agreement": agreement}
     write_metrics(folder / "metrics.json", {**metrics, "seconds": round(seconds, 1)})
     part = "test" if inputs.test else "validation"

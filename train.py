@@ -31,13 +31,12 @@ from data import DATA, PairData, open_pairs, split_by_groups
 from evaluation.scores import METRICS, Scores, score, score_table, selection_metric
 from model import mean_pooling
 from tokens.dat_files import list_dat_files
-from tokens.tables import is_on_hub
 from tokens.text_pairs import add_read_arguments, read_options
 from training import processes
 from training.distillation import with_teacher_targets
 from training.recipe import Recipe, add_recipe_arguments, parse_recipe
 from training.reports import data_facts, draw_history, write_history, write_metrics, write_recipe
-from training.resume import SAVE_SECONDS, SavedRun, identity_of_run, read_arguments
+from training.resume import SAVE_SECONDS, SavedRun, arguments_to_save, identity_of_run, read_arguments
 from training.trainer import Trainer, TrainingResult
 
 MIN_VALIDATION_PAIRS = 30  # a rank correlation of fewer pairs is mostly noise
@@ -68,7 +67,7 @@ def main() -> None:
     choose_files(options)
     folder = output_folder(options.run_dir)
     saved = SavedRun(folder, save_seconds=options.save_seconds, command=command_to_resume(folder, []))
-    with saved.hold(arguments_to_save(arguments, options), resume=options.resume):
+    with saved.hold(arguments_to_save(arguments, options, FILES), resume=options.resume):
         with processes.main_process_first():
             run = open_run(recipe, options)
         torch.set_num_threads(options.threads)  # only now: a backbone that encodes text uses all cores
@@ -135,16 +134,6 @@ def choose_files(options: Any) -> None:
     options.data = options.data or [str(DATA)]
     options.out = options.out or "model.bin"
     options.run_dir = options.run_dir or f"runs/{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def arguments_to_save(arguments: Sequence[str], options: Any) -> list[str]:
-    """The arguments that resume the run from any folder: without --resume and its place, all files by absolute paths."""
-    _, saved = take_options(arguments, ("resume", "run_dir", *FILES))
-    for name in FILES:
-        values = options[name] if isinstance(options[name], list) else [options[name]]
-        if options[name]:
-            saved += [f"--{name}", *(value if is_on_hub(value) else str(Path(value).absolute()) for value in values)]
-    return saved
 
 
 def open_run(recipe: Recipe, options: Any) -> Run:

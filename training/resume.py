@@ -23,11 +23,13 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from common.cli import take_options
 from common.errors import InputError
 from common.files import write_atomically, write_text_atomically
 from data import PairData
 from evaluation.checkpoint import load_tensors, save_encoder
 from model import SentenceEncoder
+from tokens.tables import is_on_hub
 from training import processes
 from training.recipe import Recipe, dotted
 
@@ -65,6 +67,22 @@ def read_arguments(folder: Path) -> list[str] | None:
     if not isinstance(arguments, list) or not all(isinstance(argument, str) for argument in arguments):
         raise InputError("damaged, expected the run's arguments as a JSON list; delete it and give them again", path=path)
     return arguments
+
+
+def arguments_to_save(arguments: Sequence[str], options: Any, files: Sequence[str]) -> list[str]:
+    """The arguments that resume a run from any folder: without --resume and its place, all files by absolute paths.
+
+    Args:
+        arguments: the command line.
+        options: what it says, with defaults.
+        files: the names of options whose values are paths.
+    """
+    _, saved = take_options(arguments, ("resume", "run_dir", *files))
+    for name in files:
+        values = options[name] if isinstance(options[name], list) else [options[name]]
+        if options[name]:
+            saved += [f"--{name}", *(value if is_on_hub(value) else str(Path(value).absolute()) for value in values)]
+    return saved
 
 
 class Resumable(Protocol):

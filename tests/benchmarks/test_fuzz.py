@@ -1,4 +1,4 @@
-"""Damaged files of every kind, a few of each; `python benchmarks/fuzz.py --inputs 100000` reads many."""
+"""Damaged files of every kind, a few of each; `python benchmarks/trust/fuzz.py --inputs 100000` reads many."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from common.errors import InputError
 from evaluation.checkpoint import load_encoder, save_encoder
 from model import EncoderConfig, SentenceEncoder
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT / "benchmarks" / "trust"))
 
 import fuzz
+import text_formats
 
 INPUTS = {
     "tokens": 300,
@@ -53,15 +54,15 @@ def test_wrong_numbers_are_found(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["delimited", "json", "parquet"])
 def test_pairs_read_wrongly_and_undamaged_tables_refused_are_found(name, tmp_path, monkeypatch):
-    right = fuzz.Tables.read
-    monkeypatch.setattr(fuzz.Tables, "read", lambda self, path: ([*right(self, path)[0][1:], "x"], *right(self, path)[1:]))
+    right = text_formats.Tables.read
+    monkeypatch.setattr(text_formats.Tables, "read", lambda self, path: ([*right(self, path)[0][1:], "x"], *right(self, path)[1:]))
     counts, failures = fuzz.fuzz(name, fuzz.READERS[name](tmp_path), tmp_path, 30, seed=1)
     assert len(failures) == counts["read"] > 0
 
     def refuse(self, path):
         raise InputError("no")
 
-    monkeypatch.setattr(fuzz.Tables, "read", refuse)
+    monkeypatch.setattr(text_formats.Tables, "read", refuse)
     _, failures = fuzz.fuzz(name, fuzz.READERS[name](tmp_path), tmp_path, 30, seed=1)
     assert {reason for reason, _ in failures} == {"refused what is right"}
 

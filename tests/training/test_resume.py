@@ -28,10 +28,10 @@ from tokens.token_rows import format_token_row
 from tokens.token_store import cached_store, create_store
 from training import resume
 from training.recipe import LossTerm, Phase, Recipe
-from training.resume import SavedRun, identity_of_run, read_arguments
+from training.resume import SavedRun, arguments_to_save, identity_of_run, read_arguments
 from training.trainer import Trainer
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT / "benchmarks" / "trust"))
 
 import kill_and_resume
 
@@ -254,7 +254,7 @@ def test_saved_arguments_name_files_absolutely_and_datasets_as_they_are(tmp_path
     typed = ["--data", "hf:some/name", "--run_dir=x", "--seed", "1", "--validation", "a.dat", "b.dat", "--phases.graded.epochs=2"]
     _, options = train_module.parse_options(typed)
     train_module.choose_files(options)
-    assert train_module.arguments_to_save(typed, options) == [
+    assert arguments_to_save(typed, options, train_module.FILES) == [
         *("--seed", "1", "--phases.graded.epochs=2", "--data", "hf:some/name"),
         *("--validation", str(tmp_path / "a.dat"), str(tmp_path / "b.dat"), "--out", str(tmp_path / "model.bin")),
     ]

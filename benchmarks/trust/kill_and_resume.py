@@ -2,7 +2,7 @@
 
 Example:
 
-    python benchmarks/kill_and_resume.py --kills 200
+    python benchmarks/trust/kill_and_resume.py --kills 200
 
 Every kill is SIGKILL, at a random moment between the first file opened and the last written; a resumed run may be killed again.
 Runs read the challenge's files through caches of their own. In the end `model.bin`, `history.csv` and the caches must be
@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 import numpy as np
 from tqdm import tqdm
@@ -134,7 +134,7 @@ def kill_and_resume(kills: int, seed: int) -> Counter[str]:
 
 def main() -> None:
     """Command line."""
-    parser = make_parser("benchmarks/kill_and_resume.py", __doc__)
+    parser = make_parser("benchmarks/trust/kill_and_resume.py", __doc__)
     parser.add_argument("--kills", type=int, default=20, help="number of kills")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     options = parser.parse_args()
