@@ -137,7 +137,8 @@ stores/general/sts2014.store: | .venv/installed
 LARGE ?= all-MiniLM-L6-v2
 TEXT ?= data/text/*.txt
 pairs = --data $(STSB)/train.csv --validation $(STSB)/dev.csv --test $(STSB)/test.csv
-below_six = $(RUN) shrink.py --backbone runs/six-0/encoder --text $(TEXT) $(pairs) --cache_dir stores --cache_states
+from_six = $(RUN) shrink.py --backbone runs/six-0/encoder --text $(TEXT) $(pairs) --cache_dir stores --cache_states
+fewer_layers = $(from_six) --text_epochs 4 --pair_epochs 3
 six := runs/six-0/encoder/teacher.json
 of_seed = --seed $* --run_dir runs/$(@D:runs/ladder/%=%) --out $(@D)
 
@@ -155,16 +156,16 @@ runs/ladder/6_layers-%/encoder.onnx: | stores/half.txt stores/teacher-large/teac
 		--seed $* --run_dir runs/six-$* --out $(@D)
 
 runs/ladder/3_layers-%/encoder.onnx: | $(six)
-	$(below_six) --layers 0,2,4 $(of_seed)
+	$(fewer_layers) --layers 0,2,4 $(of_seed)
 
 runs/ladder/2_layers-%/encoder.onnx: | $(six)
-	$(below_six) --layers 0,3 $(of_seed)
+	$(fewer_layers) --layers 0,3 $(of_seed)
 
 runs/ladder/1_layer-%/encoder.onnx: | $(six)
-	$(below_six) --layers 0 $(of_seed)
+	$(fewer_layers) --layers 0 $(of_seed)
 
 runs/ladder/static-%/encoder.onnx: | $(six)
-	$(below_six) --layers none $(of_seed) --text_epochs 5 --text_batch 128 --text_learning_rate 2e-3 --pair_epochs 5 \
+	$(from_six) --layers none $(of_seed) --text_epochs 5 --text_batch 128 --text_learning_rate 2e-3 --pair_epochs 5 \
 		--pair_learning_rate 5e-4
 
 runs/ladder/model.bin_and_its_backbone-0/encoder.onnx: | .venv/installed
