@@ -1,4 +1,4 @@
-"""Encode a corpus: a file or folder of sentences to a folder of vectors, on all cores; stopped at any moment, it goes on.
+"""Encode a corpus: a file or folder of sentences to a folder of vectors, on all cores; it may be stopped at any moment and resumes.
 
 Examples:
 
@@ -7,7 +7,7 @@ Examples:
     python encode.py --data folder --model model.bin --out vectors --format parquet
     python encode.py --data /shared/folder --out /shared/vectors --ray auto    on all machines of a Ray cluster
 
-The same command again goes on where it stopped. Then: python search.py --index vectors "a question"
+The same command again resumes where it stopped. Then: python search.py --index vectors "a question"
 """
 
 from __future__ import annotations

@@ -11,10 +11,12 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
 from common.files import size_of
+from corpus.index import CorpusFolder
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = {path.name: path.read_text(encoding="utf-8") for path in PAGES}
@@ -96,6 +98,29 @@ def test_every_example_with_text_runs(tmp_path, monkeypatch, capsys):
     (command,) = re.findall("^python visualize_tsne.py .*--html.*$", TEXT["training.md"], flags=re.MULTILINE)
     run_command(command, monkeypatch)
     assert (tmp_path / "map.html").exists()
+
+
+def test_every_example_with_a_corpus_runs_and_the_lines_for_spark_give_the_same_vectors(tmp_path, monkeypatch, capsys):
+    """In their order, in a folder with some questions."""
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    questions = [line.split("\t")[0] for line in (ROOT / "data" / "starter" / "test.tsv").read_text().splitlines()[:40]]
+    (tmp_path / "questions.txt").write_text("\n".join(questions + questions[:2]) + "\n")
+    text = TEXT["corpus.md"]
+    first, in_python, *_, spark = re.findall(r"```(?:python)?\n(.*?)```", text, flags=re.DOTALL)
+    for command in first.splitlines():
+        run_command(command, monkeypatch)
+    groups = [json.loads(line)["ids"] for line in (tmp_path / "groups.jsonl").read_text().splitlines()]
+    assert [0, 40] in groups and [1, 41] in groups
+    capsys.readouterr()
+    exec(compile(in_python, "page", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    names: dict = {}
+    exec(compile(spark.rpartition("\n\n\n")[0].replace("/shared/small", str(ROOT / "small")), "page", "exec"), names)
+    monkeypatch.syspath_prepend(str(ROOT / "small"))
+    tables = [pandas.DataFrame({"id": [0, 1], "text": questions[:2]}), pandas.DataFrame({"id": [2], "text": questions[2:3]})]
+    ours = np.concatenate([np.stack(table["vector"]) for table in names["encode"](iter(tables))])
+    np.testing.assert_allclose(ours, CorpusFolder.open("vectors").vectors(0)[:3], atol=1e-6)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
