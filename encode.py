@@ -44,9 +44,12 @@ def main() -> None:
     if missing:
         processes = options.processes or (os.cpu_count() or 1 if options.device == "cpu" else 1)
         with tqdm(total=plan.rows, initial=plan.rows - rows, unit="sentence", unit_scale=True, disable=None) as bar:
-            for number, cut in run(folder, missing, processes, options):
-                truncated += cut
-                bar.update(plan.rows_of(number))
+            try:
+                for number, cut in run(folder, missing, processes, options):
+                    truncated += cut
+                    bar.update(plan.rows_of(number))
+            except KeyboardInterrupt as stop:
+                raise KeyboardInterrupt("stopped; the same command resumes") from stop
     print(f"{folder.path}/: {plan.rows:,} vectors of {plan.width} dimensions, {size_of(folder.path) / 2**20:,.1f} MiB.")
     if truncated:
         print(f"{truncated:,} of {rows:,} sentences were longer than the model takes, and truncated.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import signal
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -105,6 +106,7 @@ _worker: PartEncoder
 
 def _begin_worker(path: str, plan: Plan, device: str) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the others
     if not needs_no_torch(plan.model):
         import torch
 
@@ -135,7 +137,11 @@ def encode_here(folder: CorpusFolder, numbers: list[int], processes: int, device
         for done in as_completed(running):
             yield running[done], done.result()
     except BrokenProcessPool as error:
-        raise InputError("a process died, perhaps for want of memory; run the same command again, it goes on") from error
+        raise InputError("a process died, perhaps for want of memory; the same command resumes") from error
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.kill()
+        raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for name, value in before.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
@@ -73,6 +74,15 @@ def test_vectors_are_the_models_in_every_format_and_precision(encoded, tiny_smal
     assert [text for _, texts in rows for text in texts] == lines
 
 
+def wait_for_end(group: int) -> None:
+    """Wait until no process of a group is left; fails where one stays."""
+    deadline = time.monotonic() + 60
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.05)
+
+
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tiny_small, data, tmp_path):
     command = ["encode.py", "--data", data, "--model", tiny_small, "--part_rows", "16", "--processes", "2", "--out"]
     assert run_script(*command, tmp_path / "whole").returncode == 0
@@ -82,11 +92,28 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tiny_small, data, tmp
         time.sleep(chance.uniform(0.5, 4))
         process.send_signal(signal.SIGKILL)
         process.wait()
+        wait_for_end(process.pid)
     done = run_script(*command, tmp_path / "killed")
     assert done.returncode == 0, done.stderr
     ours = {name: own for name, own in contents(tmp_path / "killed").items() if not name.startswith(".")}
     assert ours == contents(tmp_path / "whole")
     assert "are there already" in run_script(*command, tmp_path / "killed").stdout
+
+
+def test_ctrl_c_ends_all_processes_at_once_with_one_line(tiny_small, data, tmp_path):
+    lines = tmp_path / "long.txt"
+    lines.write_text(data.read_text() * 400)
+    command = ["encode.py", "--data", lines, "--model", tiny_small, "--processes", "2", "--out", tmp_path / "out"]
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)], cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    while not list((tmp_path / "out").glob("part-*.npy")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and errors == "stopped; the same command resumes\n"
+    wait_for_end(process.pid)
 
 
 def test_another_corpus_model_or_setting_is_refused_and_says_what_differs(tiny_small, data, tmp_path, encoded, run_here):
