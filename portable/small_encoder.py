@@ -1,7 +1,5 @@
 """Sentences to embeddings, with onnxruntime, tokenizers and numpy only. This file runs in any folder that shrink.py wrote."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -15,7 +13,7 @@ from onnxruntime import InferenceSession, SessionOptions
 from tokenizers import Tokenizer
 
 FORMAT, FILES = 1, ("encoder.onnx", "tokenizer.json")
-SORTED_TOGETHER = 8192  # sentences; bounds the memory for tokens
+SORTED_TOGETHER, TOKENS_TOGETHER = 8192, 512  # sentences; tokens, few enough for a core's cache
 
 
 class SmallEncoder:
@@ -23,8 +21,7 @@ class SmallEncoder:
 
     def __init__(self, folder: str | os.PathLike[str] = Path(__file__).parent, *, threads: int = 1) -> None:
         """Load an encoder; `threads` is how many CPU cores it may take."""
-        if threads == 1:
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if threads > 1 else "false")
         self.config, graph, tokenizer = _read(Path(folder))
         self.max_length = self.config["max_length"]
         options = SessionOptions()
@@ -42,11 +39,14 @@ class SmallEncoder:
             ids, cut = self.tokenize(texts[start : start + SORTED_TOGETHER])
             truncated += cut
             order = np.argsort([len(own) for own in ids], kind="stable")  # batches of similar length have little padding
-            for i in range(0, len(order), batch_size):
-                rows = order[i : i + batch_size]
+            done = 0
+            while done < len(order):
+                longest = len(ids[order[min(done + batch_size, len(order)) - 1]])
+                rows = order[done : done + min(batch_size, max(1, TOKENS_TOGETHER // max(1, longest)))]
                 (embeddings[start + rows],) = self.run(["sentence_embedding"], [ids[row] for row in rows])
+                done += len(rows)
                 if show_progress:
-                    print(f"\r{start + i + len(rows):,} of {len(texts):,} sentences", end="", file=sys.stderr, flush=True)
+                    print(f"\r{start + done:,} of {len(texts):,} sentences", end="", file=sys.stderr, flush=True)
         if truncated:
             warnings.warn(f"{truncated} of {len(texts)} sentences truncated to {self.max_length} tokens (max_length)", stacklevel=2)
         return embeddings[0] if isinstance(sentences, str) else embeddings
