@@ -110,6 +110,7 @@ def parse_options(arguments: list[str]) -> Any:
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE, help="Hugging Face model name or local folder")
     parser.add_argument("--layers", default="0,2,4", help="layers to keep, from 0: 0,2,4, or all, or none for static embeddings")
     parser.add_argument("--vocabulary", type=PositiveInt, help="tokens to keep (default: all)")
+    parser.add_argument("--train_words", action="store_true", help="train word embeddings too, which pays off with few layers")
     parser.add_argument("--max_length", type=int, default=DEFAULT_MAX_LENGTH, help="tokens per sentence; longer ones are truncated")
     parser.add_argument("--text", nargs="+", help="text files without labels, one sentence a line")
     parser.add_argument("--data", nargs="+", help=f"training pairs: {PAIRS_HELP}")
@@ -162,7 +163,7 @@ def open_inputs(options: Namespace) -> Inputs:
 
 def identity_of(options: Namespace, inputs: Inputs) -> dict[str, Any]:
     """Everything that must be the same when a run resumes."""
-    names = ("backbone", "layers", "vocabulary", "max_length", "teacher", "float32")
+    names = ("backbone", "layers", "vocabulary", "train_words", "max_length", "teacher", "float32")
     identity = {name: options[name] for name in names} | asdict(settings_of(options))
     identity["text"] = inputs.text.identity if inputs.text else None
     for name, pairs in (("training pairs", inputs.training), ("validation pairs", inputs.validation)):
@@ -182,7 +183,9 @@ def build(options: Namespace, inputs: Inputs) -> tuple[WholeEncoder, WholeEncode
     cut.model = copy.deepcopy(backbone.model)
     if not is_whole(options.layers):
         keep_layers(cut, layers)
-    return WholeEncoder(backbone, bfloat16=True), WholeEncoder(cut, bfloat16=bool(layers), train_words=not layers)
+    return WholeEncoder(backbone, bfloat16=True), WholeEncoder(
+        cut, bfloat16=bool(layers), train_words=options.train_words or not layers
+    )
 
 
 def all_sentences(inputs: Inputs) -> Iterator[str]:
