@@ -183,9 +183,8 @@ def build(options: Namespace, inputs: Inputs) -> tuple[WholeEncoder, WholeEncode
     cut.model = copy.deepcopy(backbone.model)
     if not is_whole(options.layers):
         keep_layers(cut, layers)
-    return WholeEncoder(backbone, bfloat16=True), WholeEncoder(
-        cut, bfloat16=bool(layers), train_words=options.train_words or not layers
-    )
+    student = WholeEncoder(cut, bfloat16=bool(layers), train_words=options.train_words or not layers)
+    return WholeEncoder(backbone, bfloat16=True), student
 
 
 def all_sentences(inputs: Inputs) -> Iterator[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import WORDS, last_line
+from transformers import AutoModel
 
 from common.errors import InputError
 from shrinking.layers import keep_layers
@@ -206,6 +207,10 @@ def test_a_learning_rate_that_diverges_is_one_clear_line(tiny_bert, pairs):
         ShrinkTrainer(student, None, None, pairs, pairs, None, Settings(pair_batch=20)).run()
 
 
+def word_embeddings(folder: Path) -> torch.Tensor:
+    return AutoModel.from_pretrained(folder).get_input_embeddings().weight
+
+
 def test_the_command_shrinks_reports_and_resumes(tiny_bert, pairs, tmp_path, run_here):
     for name, own in (("train", slice(0, 80)), ("dev", slice(80, 120))):
         rows = zip(pairs.first[own], pairs.second[own], pairs.labels[own], strict=True)
@@ -226,6 +231,10 @@ def test_the_command_shrinks_reports_and_resumes(tiny_bert, pairs, tmp_path, run
     only_int8 = ("--backbone", tiny_bert, "--layers", "all", "--text", tmp_path / "text.txt", "--validation", tmp_path / "dev.tsv")
     done = run_here("shrink.py", *only_int8, "--run_dir", tmp_path / "int8", "--out", tmp_path / "whole")
     assert done.returncode == 0 and "Epoch" not in done.stdout, done.stderr
+    assert torch.equal(word_embeddings(tmp_path / "run" / "encoder"), word_embeddings(tiny_bert))
+    done = run_here("shrink.py", *files, *small, "--train_words", "--run_dir", tmp_path / "words", "--out", tmp_path / "words-out")
+    assert done.returncode == 0, done.stderr
+    assert not torch.equal(word_embeddings(tmp_path / "words" / "encoder"), word_embeddings(tiny_bert))
     assert "--data needs --validation" in last_line(run_here("shrink.py", "--data", tmp_path / "train.tsv"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious.txt").write_text("keep")
