@@ -103,7 +103,19 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tiny_small, data, tmp
 def test_ctrl_c_ends_all_processes_at_once_with_one_line(tiny_small, data, tmp_path):
     lines = tmp_path / "long.txt"
     lines.write_text(data.read_text() * 400)
-    command = ["encode.py", "--data", lines, "--model", tiny_small, "--processes", "2", "--out", tmp_path / "out"]
+    command = [
+        "encode.py",
+        "--data",
+        lines,
+        "--model",
+        tiny_small,
+        "--part_rows",
+        "8",
+        "--processes",
+        "2",
+        "--out",
+        tmp_path / "out",
+    ]
     process = subprocess.Popen(
         [sys.executable, *map(str, command)], cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True
     )
