@@ -162,7 +162,7 @@ runs/ladder/2_layers-%/encoder.onnx: | $(six)
 	$(fewer_layers) --layers 0,3 $(of_seed)
 
 runs/ladder/1_layer-%/encoder.onnx: | $(six)
-	$(fewer_layers) --layers 0 $(of_seed)
+	$(fewer_layers) --train_words --layers 0 $(of_seed)
 
 runs/ladder/static-%/encoder.onnx: | $(six)
 	$(from_six) --layers none $(of_seed) --text_epochs 5 --text_batch 128 --text_learning_rate 2e-3 --pair_epochs 5 \

@@ -110,7 +110,7 @@ def parse_options(arguments: list[str]) -> Any:
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE, help="Hugging Face model name or local folder")
     parser.add_argument("--layers", default="0,2,4", help="layers to keep, from 0: 0,2,4, or all, or none for static embeddings")
     parser.add_argument("--vocabulary", type=PositiveInt, help="tokens to keep (default: all)")
-    parser.add_argument("--train_words", action="store_true", help="train word embeddings too, which pays off with few layers")
+    parser.add_argument("--train_words", action="store_true", help="train word embeddings too, which pays off with a single layer")
     parser.add_argument("--max_length", type=int, default=DEFAULT_MAX_LENGTH, help="tokens per sentence; longer ones are truncated")
     parser.add_argument("--text", nargs="+", help="text files without labels, one sentence a line")
     parser.add_argument("--data", nargs="+", help=f"training pairs: {PAIRS_HELP}")
