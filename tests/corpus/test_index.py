@@ -117,7 +117,12 @@ def test_ctrl_c_ends_all_processes_at_once_with_one_line(tiny_small, data, tmp_p
         tmp_path / "out",
     ]
     process = subprocess.Popen(
-        [sys.executable, *map(str, command)], cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     while not list((tmp_path / "out").glob("part-*.npy")):
         assert process.poll() is None
