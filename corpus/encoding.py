@@ -106,7 +106,6 @@ _worker: PartEncoder
 
 def _begin_worker(path: str, plan: Plan, device: str) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the others
     if not needs_no_torch(plan.model):
         import torch
 
@@ -133,7 +132,10 @@ def encode_here(folder: CorpusFolder, numbers: list[int], processes: int, device
         initargs=(str(folder.path), folder.plan, device),
     )
     try:
+        # What starts now inherits the mask and never sees Ctrl-C: this process, which does in a moment, ends the others.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         running = {pool.submit(_run_worker, number): number for number in numbers}
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for done in as_completed(running):
             yield running[done], done.result()
     except BrokenProcessPool as error:
