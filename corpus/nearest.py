@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +120,10 @@ class Corpus:
     def rows(self, numbers: Sequence[int]) -> dict[int, tuple[str | int, str]]:
         """The ids and texts, empty if they were not kept, of rows by their numbers."""
         size, found = self.folder.plan.part_rows, {}
-        for part in sorted({number // size for number in numbers}):
+        for part, own in groupby(sorted(numbers), key=lambda number: number // size):
             ids, texts = self.folder.rows(part)
-            for number in numbers:
-                if number // size == part:
-                    found[number] = ids[number % size], texts[number % size] if texts else ""
+            for number in own:
+                found[number] = ids[number % size], texts[number % size] if texts else ""
         return found
 
     def duplicates(self, threshold: float) -> list[list[int]]:
@@ -143,14 +143,14 @@ class Corpus:
         if self.folder.plan.precision == "bits":  # the angle of two sentences is pi times the share of signs that differ
             threshold = 1 - 2 * np.arccos(threshold) / np.pi
         group, size = np.arange(len(self)), self.folder.plan.part_rows
-        linked: list[np.ndarray] = []
+        linked, waiting = [np.empty((2, 0), np.int64)], 0  # pairs that are not joined yet, and how many
 
         def join() -> None:
-            nonlocal group
+            nonlocal group, waiting
             first, second = group[np.concatenate(linked, axis=1)]
             graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(len(group), len(group)))
             group = connected_components(graph, directed=False)[1][group]
-            linked.clear()
+            linked[1:], waiting = [], 0
 
         with tqdm(total=len(self), unit="sentence", unit_scale=True, desc="comparing", disable=None) as bar:
             for first, vectors in self._parts():
@@ -158,8 +158,11 @@ class Corpus:
                     block = vectors[begin : begin + BLOCK]
                     for other, others in self._parts(first // size):
                         pairs = np.stack(np.nonzero(block @ others.T >= threshold)) + np.array([[first + begin], [other]])
-                        linked.append(pairs[:, pairs[0] < pairs[1]])
-                        if sum(own.shape[1] for own in linked) > PAIRS:
+                        pairs = pairs[:, pairs[0] < pairs[1]]
+                        if pairs.size:
+                            linked.append(pairs)
+                            waiting += pairs.shape[1]
+                        if waiting > PAIRS:
                             join()
                     bar.update(len(block))
         join()

@@ -375,13 +375,8 @@ class Sentences(Reader):
         return [line for line in lines if line]
 
 
-class CorpusSentences(Reader):
+class CorpusSentences(Sentences):
     """Text files of a corpus, bad lines left out."""
-
-    suffix = ".txt"
-
-    def make(self, rng: random.Random) -> bytes:
-        return damage(rng, "\n".join(rng.choice(WORDS) for _ in range(rng.randint(0, 6))).encode(), b" \n")
 
     def read(self, path: Path) -> Any:
         records = Records(str(path), skip_bad_rows=True)
