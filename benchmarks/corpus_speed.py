@@ -55,9 +55,6 @@ def main() -> None:
     """Command line."""
     parser = make_parser("benchmarks/corpus_speed.py", __doc__)
     parser.add_argument("--rows", type=PositiveInt, default=1_000_000, help="sentences; a tenth and twice as many are encoded too")
-    parser.add_argument(
-        "--compared", type=PositiveInt, help="sentences for the comparison with sentence-transformers (default: --rows)"
-    )
     parser.add_argument("--kills", type=PositiveInt, default=20, help="times that a run is killed")
     parser.add_argument("--questions", help="question pairs with labels, to find duplicates in")
     parser.add_argument("--ray", action="store_true", help="also encode on a local Ray")
@@ -68,7 +65,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         for part in (
-            lambda: compared(place, options.compared or rows, ray=options.ray),
+            lambda: compared(place, rows, ray=options.ray),
             lambda: growing(place, [rows // 10, rows, 2 * rows]),
             lambda: killed(place, rows // 10, options.kills),
             lambda: searched(place, rows),
@@ -106,11 +103,13 @@ def measure(*command: str | Path) -> tuple[float, float]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     _, errors = process.communicate()
+    seconds = time.perf_counter() - begin
     ended.set()
     watcher.join()
     if process.returncode:
         raise RuntimeError(f"{command} failed:\n{errors.decode()}")
-    return time.perf_counter() - begin, peak
+    print(f"{seconds:,.0f} s, {peak:,.0f} MB: {' '.join(map(str, command))}", file=sys.stderr, flush=True)
+    return seconds, peak
 
 
 def memory_of_group(group: int) -> float:
