@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -48,6 +48,7 @@ if __name__ == "__main__":
     print(model.encode(sentences, pool=pool, batch_size=32).shape)
     model.stop_multi_process_pool(pool)
 """
+WORDS = 3, 8  # of a sentence, at least and at most
 WIDTH, QUERIES = 256, 1000
 
 
@@ -64,9 +65,11 @@ def main() -> None:
     parts = ["# A corpus of sentences\n\nMade by `make corpus`.\n"]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
+        data = write_sentences(place / "sentences.txt", rows)
+        whole = encode(data, place / "whole")
         for part in (
-            lambda: compared(place, rows, ray=options.ray),
-            lambda: growing(place, [rows // 10, rows, 2 * rows]),
+            lambda: compared(place, data, rows, whole, ray=options.ray),
+            lambda: growing(place, rows, whole),
             lambda: killed(place, rows // 10, options.kills),
             lambda: searched(place, rows),
             *([lambda: duplicates(place, options.questions)] if options.questions else []),
@@ -77,13 +80,13 @@ def main() -> None:
 
 
 def write_sentences(path: Path, rows: int) -> Path:
-    """Write sentences of 4 to 16 words, always the same ones, a line each."""
+    """Write short sentences, always the same ones, a line each."""
     pairs = read_text_pairs(STARTER_TRAIN)
     words = sorted({word for sentence in pairs.first for word in sentence.split()})
     chance = random.Random(0)
     with path.open("w", encoding="utf-8") as file:
         for _ in range(rows):
-            file.write(" ".join(chance.choices(words, k=chance.randint(4, 16))) + "\n")
+            file.write(" ".join(chance.choices(words, k=chance.randint(*WORDS))) + "\n")
     return path
 
 
@@ -129,16 +132,16 @@ def encode(data: Path, out: Path, *options: str | Path) -> tuple[float, float]:
     return measure("encode.py", "--data", data, "--out", out, *options)
 
 
-def compared(place: Path, rows: int, *, ray: bool) -> str:
-    """The same sentences by sentence-transformers and by encode.py."""
-    data, processes = write_sentences(place / "compared.txt", rows), os.cpu_count() or 1
+def compared(place: Path, data: Path, rows: int, whole: tuple[float, float], *, ray: bool) -> str:
+    """The same sentences by sentence-transformers and by encode.py; `whole` is what small/ took."""
+    processes = os.cpu_count() or 1
     (place / "pool.py").write_text(POOL)
     theirs = f"sentence-transformers, {BACKBONE}, a pool of {processes} processes"
-    ours, whole = f"encode.py, {BACKBONE}", "encode.py, small/"
+    ours, small = f"encode.py, {BACKBONE}", "encode.py, small/"
     measured = {
         theirs: measure(place / "pool.py", source_of(BACKBONE), data, str(processes)),
         ours: encode(data, place / "same", "--model", source_of(BACKBONE)),
-        whole: encode(data, place / "whole"),
+        small: whole,
     }
     if ray:
         measured["encode.py, small/, on a local Ray"] = encode(data, place / "ray", "--ray", "local", "--processes", str(processes))
@@ -150,36 +153,46 @@ def compared(place: Path, rows: int, *, ray: bool) -> str:
         (name, f"{rates[name]:,.0f}", f"{rates[name] / rates[theirs]:.2f}", f"{memory:,.0f}")
         for name, (_, memory) in measured.items()
     ]
-    titles = (f"{rows:,} sentences, {processes} cores", "sentences/s", "sentence-transformers = 1", "peak memory, MB")
-    goals = [goal("the same backbone", rates[ours] / rates[theirs], 1), goal("the whole encoder", rates[whole] / rates[theirs], 4)]
+    titles = (
+        f"{rows:,} sentences of {WORDS[0]} to {WORDS[1]} words, {processes} cores",
+        "sentences/s",
+        "sentence-transformers = 1",
+        "peak memory, MB",
+    )
+    goals = [goal("the same backbone", rates[ours] / rates[theirs], 1), goal("the whole encoder", rates[small] / rates[theirs], 4)]
     return "\n".join([markdown(titles, table), *goals])
 
 
-def growing(place: Path, sizes: Sequence[int]) -> str:
-    """Time and memory by the size of the corpus."""
-    rows = []
-    for size in sizes:
-        seconds, memory = encode(write_sentences(place / "growing.txt", size), place / f"growing-{size}")
-        rows.append((f"{size:,}", f"{seconds:,.0f}", f"{size / seconds:,.0f}", f"{memory:,.0f}"))
-    table = markdown(("sentences, small/", "seconds", "sentences/s", "peak memory, MB"), rows)
-    return f"{table}\n{goal('peak memory in MB', memory, 1500, at_most=True)}"
+def growing(place: Path, rows: int, whole: tuple[float, float]) -> str:
+    """Time and memory by the size of the corpus: a tenth of the rows, all of them, which took `whole`, and twice as many."""
+    measured = {rows: whole}
+    for size in (rows // 10, 2 * rows):
+        measured[size] = encode(write_sentences(place / "growing.txt", size), place / f"growing-{size}")
+    table_rows = [
+        (f"{size:,}", f"{seconds:,.0f}", f"{size / seconds:,.0f}", f"{memory:,.0f}")
+        for size, (seconds, memory) in sorted(measured.items())
+    ]
+    table = markdown(("sentences, small/", "seconds", "sentences/s", "peak memory, MB"), table_rows)
+    return f"{table}\n{goal('peak memory in MB', max(memory for _, memory in measured.values()), 1500, at_most=True)}"
 
 
 def killed(place: Path, rows: int, kills: int) -> str:
-    """A run that is killed at random moments, compared with an undisturbed one."""
-    data = write_sentences(place / "killed.txt", rows)
-    seconds, _ = encode(data, place / "undisturbed")
-    chance, command = random.Random(0), [sys.executable, "encode.py", "--data", str(data), "--out", str(place / "killed")]
+    """A run in small parts that is killed at random moments, compared with an undisturbed one."""
+    data, small_parts = write_sentences(place / "killed.txt", rows), ("--part_rows", "1024")
+    seconds, _ = encode(data, place / "undisturbed", *small_parts)
+    chance, hit = random.Random(0), 0
+    command = [sys.executable, "encode.py", "--data", str(data), "--out", str(place / "killed"), *small_parts]
     for _ in range(kills):
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        time.sleep(chance.uniform(1, max(2, 2 * seconds / kills)))
+        time.sleep(chance.uniform(0.5, max(1, 2 * seconds / kills)))
+        hit += process.poll() is None
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    encode(data, place / "killed")
+    encode(data, place / "killed", *small_parts)
     contents = [{path.name: path.read_bytes() for path in (place / name).glob("[!.]*")} for name in ("killed", "undisturbed")]
     if contents[0] != contents[1]:
         raise RuntimeError("a killed run wrote other bytes")
-    return f"{rows:,} sentences, killed {kills} times: the bytes of an undisturbed run.\n"
+    return f"{rows:,} sentences, killed {hit} times at work: every row once, in the bytes of an undisturbed run.\n"
 
 
 def searched(place: Path, rows: int) -> str:
