@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse.typing import PositiveInt
-from tqdm import tqdm
 
 from common.cli import make_parser, output_folder, run_command
 from common.files import size_of
+from common.progress import Progress
 from corpus.encoding import encode_here, identity_of_model, load_model, value_range
 from corpus.index import FORMATS, PRECISIONS, CorpusFolder, Plan
 from corpus.on_ray import encode_on_ray
@@ -43,7 +43,7 @@ def main() -> None:
     truncated = 0
     if missing:
         processes = options.processes or (os.cpu_count() or 1 if options.device == "cpu" else 1)
-        with tqdm(total=plan.rows, initial=plan.rows - rows, unit="sentence", unit_scale=True, disable=None) as bar:
+        with Progress(total=plan.rows, initial=plan.rows - rows, unit="sentence", unit_scale=True) as bar:
             try:
                 for number, cut in run(folder, missing, processes, options):
                     truncated += cut

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from common.errors import InputError
 from common.files import write_atomically
+from common.progress import Progress
 from corpus.encoding import identity_of_model, load_model
 from corpus.index import CorpusFolder
 from text import Match, TextEncoder
@@ -152,7 +152,7 @@ class Corpus:
             group = connected_components(graph, directed=False)[1][group]
             linked[1:], waiting = [], 0
 
-        with tqdm(total=len(self), unit="sentence", unit_scale=True, desc="comparing", disable=None) as bar:
+        with Progress(total=len(self), unit="sentence", unit_scale=True, desc="comparing") as bar:
             for first, vectors in self._parts():
                 for begin in range(0, len(vectors), BLOCK):
                     block = vectors[begin : begin + BLOCK]
@@ -187,7 +187,7 @@ def _open_faiss(folder: CorpusFolder) -> Any:
     wanted = min(plan.rows, 64 * cells)
     share = -(-plan.parts * wanted // plan.rows)  # parts that are learned from, evenly spread
     index.train(np.concatenate([folder.vectors(number) for number in range(0, plan.parts, max(1, plan.parts // share))]))
-    for number in tqdm(range(plan.parts), unit="part", desc="index", disable=None):
+    for number in Progress(range(plan.parts), unit="part", desc="index"):
         index.add(folder.vectors(number))
     with write_atomically(path) as file:
         file.write(faiss.serialize_index(index).tobytes())

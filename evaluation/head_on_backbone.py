@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from common.devices import choose_device
 from common.errors import InputError
+from common.progress import Progress
 from evaluation.checkpoint import load_encoder
 from evaluation.encoding import check_tokens
 from evaluation.token_parts import token_parts
@@ -85,7 +85,7 @@ class HeadOnBackbone:
             count = "1 sentence was" if truncated == 1 else f"{truncated} sentences were"
             warnings.warn(f"{count} truncated to {self.max_length} tokens (max_length)", stacklevel=4)  # 2: inference_mode
         embeddings = np.empty((len(ids), self.output_dim), dtype=np.float32)
-        with tqdm(total=len(ids), unit="sentence", desc="encoding", disable=None if show_progress else True) as bar:
+        with Progress(total=len(ids), unit="sentence", desc="encoding", disable=not show_progress) as bar:
             for rows, tokens, lengths in self.backbone.batches(ids, batch_size):
                 embeddings[rows] = self.head(tokens, lengths).cpu().numpy()
                 bar.update(len(rows))

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from common.errors import InputError
+from common.progress import Progress
 from data import PairData
 from evaluation.checkpoint import load_encoder
 from evaluation.encoding import check_tokens, encode
@@ -156,7 +156,7 @@ def mine_hard_negatives(
     skipped: Counter[str] = Counter()
     negatives = np.full((n, config.num_negatives), MISSING, dtype=np.int64)
     scores = np.full((n, config.num_negatives), -np.inf, dtype=np.float32)
-    with tqdm(total=n, unit="anchor", desc="mining", disable=None) as bar:
+    with Progress(total=n, unit="anchor", desc="mining") as bar:
         for start in range(0, n, anchor_chunk):
             queries = anchors[start : start + anchor_chunk]
             if index is None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common.errors import InputError
+from common.progress import Progress
 from tokens.backbone import Backbone
 from training.whole_encoder import WholeEncoder
 
@@ -82,7 +82,7 @@ def _embeddings_of_tokens(backbone: Backbone) -> Tensor:
     size = len(backbone.tokenizer)
     first, last = backbone.tokenizer("a")["input_ids"][0], backbone.tokenizer("a")["input_ids"][-1]
     encoder = WholeEncoder(backbone)
-    with tqdm(total=size, unit="token", desc="tokens of the vocabulary", disable=None) as bar:
+    with Progress(total=size, unit="token", desc="tokens of the vocabulary") as bar:
         embeddings = encoder.embed([[first, token, last] for token in range(size)], batch_size=256, bar=bar)
     embeddings -= embeddings.mean(0)
     frequency = 1 / (1 + torch.arange(size)) / torch.log(torch.tensor(float(size)))  # tokens are numbered by frequency, nearly

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from common.errors import InputError
+from common.progress import Progress
 from model import unit_length
 from tokens.sentence_files import SentenceFiles, sample
 from tokens.text_pairs import TextPairs
@@ -106,7 +106,7 @@ def open_states(source: WholeEncoder, text: SentenceFiles, cache: Path) -> Token
         order: list[int] = []
         with (
             create_store(path, source.backbone.width) as writer,
-            tqdm(total=len(text), unit="sentence", desc="states of the backbone", disable=None) as bar,
+            Progress(total=len(text), unit="sentence", desc="states of the backbone") as bar,
         ):
             while part := list(islice(rest, ENCODED_TOGETHER)):
                 ids, _ = source.backbone.tokenize(part)

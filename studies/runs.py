@@ -15,9 +15,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from common.errors import InputError
+from common.progress import Progress
 from common.yaml_files import describe_field_error, read_yaml
 
 ROOT = Path(__file__).parent.parent
@@ -132,7 +131,7 @@ def run_all(runs: Sequence[Run], workers: int) -> None:
     if workers < 1:
         raise InputError(f"--workers is {workers}, expected 1 or more")
     waiting = [run for run in runs if not run.is_done()]
-    with tqdm(total=len(waiting), unit="run", disable=None) as bar, ThreadPoolExecutor(workers) as pool:
+    with Progress(total=len(waiting), unit="run") as bar, ThreadPoolExecutor(workers) as pool:
         try:
             for run in pool.map(_execute, waiting):
                 bar.set_postfix_str(f"{run.name} on {run.data}, seed {run.seed}", refresh=False)

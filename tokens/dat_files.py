@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 from loky import cpu_count, get_reusable_executor
-from tqdm import tqdm
 
 from common.errors import InputError
 from common.files import write_atomically
+from common.progress import Progress
 from tokens.lines import decode, read_lines
 from tokens.text_pairs import MAX_LABEL, ReadOptions, TextPairs, parse_label, read_text_pairs
 from tokens.token_rows import format_token_row, is_number, parse_token_row
@@ -186,7 +186,7 @@ def read_token_file(
         start = next(rows)
         width = parse_token_row(start[1], dim, path, start[0]).shape[1]
         size = path.stat().st_size if path.suffix != ".gz" else None
-        bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name, position=position, disable=None)
+        bar = Progress(total=size, unit="B", unit_scale=True, desc=path.name, position=position)
         with bar, create_store(cache, width) as writer:
             for number, row in chain([start], rows):
                 writer.append(parse_token_row(row, width, path, number))
@@ -297,5 +297,5 @@ def write_dat_files(
             file.write(f"{label}\t{index}\n".encode("ascii"))
     for name, sentences in (("tokens1.dat", first), ("tokens2.dat", second)):
         with write_atomically(folder / name) as file:
-            for tokens in tqdm(sentences, total=len(pairs), unit="row", desc=name, disable=None):
+            for tokens in Progress(sentences, total=len(pairs), unit="row", desc=name):
                 file.write(format_token_row(tokens))

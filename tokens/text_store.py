@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.errors import InputError
+from common.progress import Progress
 from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, DEFAULT_WIDTH, Backbone, default_layers
 from tokens.tables import is_on_hub
 from tokens.text_pairs import ReadOptions, TextPairs, read_text_pairs
@@ -152,7 +153,7 @@ def _write_sentences(
     order = []
     with create_store(path, backbone.dim) as writer:
         encoded = backbone.token_embeddings(ids)
-        for i, tokens in tqdm(encoded, total=len(ids), unit="sentence", desc=f"encoding {description['source']}", disable=None):
+        for i, tokens in Progress(encoded, total=len(ids), unit="sentence", desc=f"encoding {description['source']}"):
             writer.append(tokens)
             order.append(i)
         writer.finish(extra, description, order)

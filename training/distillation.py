@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from common.errors import InputError
+from common.progress import Progress
 from data import PairData, TeacherTargets
 from model import unit_length
 from tokens.backbone import Backbone
@@ -86,7 +86,7 @@ def _open_pieces(folder: Path, pieces: Sequence[str], tokens: dict[str, Any], di
                     tokens["backbone"], tokens["layers"], pooled=tokens.get("pooled", False), max_length=tokens["max_length"]
                 )
                 encoded = backbone.token_embeddings(backbone.tokenize(pieces)[0])
-                for number, piece in tqdm(encoded, total=len(pieces), unit="sentence", desc="tokens, pieces", disable=None):
+                for number, piece in Progress(encoded, total=len(pieces), unit="sentence", desc="tokens, pieces"):
                     writer.append(piece)
                     order.append(number)
             writer.finish({}, description, order)

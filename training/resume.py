@@ -21,11 +21,11 @@ from typing import Any, Protocol
 
 import torch
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from common.cli import take_options
 from common.errors import InputError
 from common.files import write_atomically, write_text_atomically
+from common.progress import Progress
 from data import PairData
 from evaluation.checkpoint import load_tensors, save_encoder
 from model import SentenceEncoder
@@ -276,8 +276,7 @@ class SavedRun:
 
     def run(self, trainer: Resumable, on_batch: Callable[[str, float, float], None] | None = None) -> Any:
         """Train with a progress bar, saving the state meanwhile, and return the result; `on_batch` as in `Trainer`."""
-        hidden = None if processes.is_main() else True  # None shows the bar on terminals only
-        bar = tqdm(total=trainer.total_batches, initial=trainer.batches_done, unit="batch", disable=hidden)
+        bar = Progress(total=trainer.total_batches, initial=trainer.batches_done, unit="batch", disable=not processes.is_main())
 
         def show(phase: str, loss: float, score: float) -> None:
             bar.set_description(phase, refresh=False)

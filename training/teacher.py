@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from common.progress import Progress
 from evaluation.scores import Scores
 from losses import cosent, cosine_mse
 from schedulers import CosineAnnealingWarmupLR
@@ -58,7 +58,7 @@ def fine_tune(
     schedule = CosineAnnealingWarmupLR(optimizer, warmup_steps=steps // 10, total_steps=steps)
     best, weights = validate(teacher, validation), copy.deepcopy(teacher.model.state_dict())
     print(f"Backbone, before training: validation Spearman {best.spearman:.4f}, error {best.mse:.4f}", flush=True)
-    with tqdm(total=steps, unit="batch", desc="teacher", disable=None) as bar:
+    with Progress(total=steps, unit="batch", desc="teacher") as bar:
         for epoch in range(1, epochs + 1):
             teacher.model.train()
             order = rng.permutation(len(labels))

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common.errors import InputError
 from common.files import make_readable, write_text_atomically
+from common.progress import Progress
 from evaluation.scores import Scores, score_embeddings
 from model import unit_length
 from tokens.backbone import Backbone
@@ -49,10 +49,10 @@ class WholeEncoder:
         self.model.eval()
         if not sentences:
             return torch.empty(0, self.backbone.width)
-        with tqdm(total=len(sentences), unit="sentence", desc=progress, disable=None if progress else True) as bar:
+        with Progress(total=len(sentences), unit="sentence", desc=progress, disable=not progress) as bar:
             return self.embed(self.backbone.tokenize(sentences)[0], batch_size=64, bar=bar).cpu()
 
-    def embed(self, ids: Sequence[Sequence[int]], batch_size: int, bar: tqdm | None = None) -> Tensor:
+    def embed(self, ids: Sequence[Sequence[int]], batch_size: int, bar: Progress | None = None) -> Tensor:
         """The embeddings `(n, G)` of n tokenized sentences, unit length, computed in batches of similar length."""
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         embeddings = []

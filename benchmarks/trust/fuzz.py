@@ -29,10 +29,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 from binary_formats import Checkpoints, Corpora, SmallEncoders, Stores
 from damage import Reader
 from text_formats import CorpusSentences, DelimitedTables, JsonTables, LabelFiles, ParquetTables, Recipes, Sentences, TokenFiles
-from tqdm import tqdm
 
 from common.cli import make_parser, run_command
 from common.errors import InputError
+from common.progress import Progress
 
 REFUSED = "refused"
 READERS: dict[str, Callable[[Path], Reader]] = {
@@ -57,7 +57,7 @@ def fuzz(name: str, reader: Reader, folder: Path, inputs: int, seed: int) -> tup
     counts: Counter[str] = Counter()
     failures: list[tuple[str, bytes]] = []
     path = folder / f"input{reader.suffix}"
-    for _ in tqdm(range(inputs), desc=name, unit="input", disable=None):
+    for _ in Progress(range(inputs), desc=name, unit="input"):
         content = reader.make(rng)
         path.write_bytes(content)
         try:

@@ -30,6 +30,7 @@ from tqdm import tqdm
 import train
 from common.cli import make_parser, run_command
 from common.errors import InputError
+from common.progress import Progress
 from tokens.dat_files import write_dat_files
 from tokens.text_pairs import TextPairs
 from training.resume import read_arguments
@@ -110,7 +111,7 @@ def kill_and_resume(kills: int, seed: int) -> Counter[str]:
         undisturbed.run(resume=False)
         length = time.perf_counter() - begin
         expected = undisturbed.files()
-        with tqdm(total=kills, unit="kill", disable=None) as bar:
+        with Progress(total=kills, unit="kill") as bar:
             while counts["kills"] < kills:
                 training = Training(folder / f"run {counts['runs']}", data)
                 counts["runs"] += 1
