@@ -50,8 +50,11 @@ INSTALL := .venv/bin/pip install --quiet --disable-pip-version-check
 	.venv-demo/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
+starter := data/starter
+
 train: .venv/installed
-	$(RUN) train.py
+	$(RUN) train.py --data $(starter)/train.tsv --validation $(starter)/dev.tsv --test $(starter)/test.tsv \
+		--run_dir runs/starter --out runs/starter/model.bin
 	$(RUN) evaluate.py --model runs/starter/model.bin
 	$(RUN) visualize_tsne.py --model runs/starter/model.bin --out runs/starter/tsne_map.png
 
@@ -106,7 +109,7 @@ layers_of_stsb-static := word
 stores/%/test.store: | .venv/installed
 	$(RUN) prepare_data.py $(STSB)/train.csv $(STSB)/dev.csv $(STSB)/test.csv --out stores/$* --layers=$(layers_of_$*)
 
-fine_tune = $(RUN) teacher.py --data stores/stsb/train.store --validation stores/stsb/dev.store --bfloat16 --out $(@D)
+fine_tune = $(RUN) teacher.py --data stores/stsb/train.store --validation stores/stsb/dev.store --bfloat16 --resume --out $(@D)
 
 stores/teacher-squared-%/teacher.json: | stores/stsb/test.store
 	$(fine_tune) --loss squared --seed $*
@@ -140,7 +143,11 @@ pairs = --data $(STSB)/train.csv --validation $(STSB)/dev.csv --test $(STSB)/tes
 from_six = $(RUN) shrink.py --backbone runs/six-0/encoder --text $(TEXT) $(pairs) --cache_dir stores --cache_states
 fewer_layers = $(from_six) --text_epochs 4 --pair_epochs 3
 six := runs/six-0/encoder/teacher.json
-of_seed = --seed $* --run_dir runs/$(@D:runs/ladder/%=%) --out $(@D)
+# A run that Ctrl-C stops resumes: make must not delete what it has written.
+.PRECIOUS: runs/ladder/6_layers-%/encoder.onnx runs/ladder/3_layers-%/encoder.onnx runs/ladder/2_layers-%/encoder.onnx \
+	runs/ladder/1_layer-%/encoder.onnx runs/ladder/static-%/encoder.onnx
+
+of_seed = --resume --seed $* --run_dir runs/$(@D:runs/ladder/%=%) --out $(@D)
 
 stores/teacher-large/teacher.json: | stores/stsb/test.store
 	$(fine_tune) --backbone $(LARGE) --loss squared --seed 0
@@ -153,7 +160,7 @@ stores/half.txt:  # every other sentence: a large teacher takes its time
 runs/ladder/6_layers-%/encoder.onnx: | stores/half.txt stores/teacher-large/teacher.json stores/teacher-cosent-1/teacher.json
 	$(RUN) shrink.py --layers all --vocabulary 23000 --text stores/half.txt $(pairs) --cache_dir stores \
 		--teacher stores/teacher-large stores/teacher-cosent-1 --text_batch 128 --text_learning_rate 1e-4 --pair_learning_rate 5e-5 \
-		--seed $* --run_dir runs/six-$* --out $(@D)
+		--resume --seed $* --run_dir runs/six-$* --out $(@D)
 
 runs/ladder/3_layers-%/encoder.onnx: | $(six)
 	$(fewer_layers) --layers 0,2,4 $(of_seed)
@@ -172,7 +179,7 @@ runs/ladder/model.bin_and_its_backbone-0/encoder.onnx: | .venv/installed
 	$(RUN) export.py --onnx --out $(@D)
 
 small: runs/ladder/6_layers-0/encoder.onnx
-	rm -rf small && cp -r $(<D) small
+	cp -r $(<D) small.new && rm -rf small && mv small.new small
 
 OTHERS ?= .others
 rungs := 6_layers 3_layers 2_layers 1_layer static

@@ -2,7 +2,7 @@
 
 Examples:
 
-    python shrink.py --layers 0,2,4 --vocabulary 23000 --text sentences.txt --out small
+    python shrink.py --layers 0,2,4 --vocabulary 23000 --text sentences.txt --out mine
     python shrink.py --layers 0,2,4 --text sentences.txt --data train.csv --validation dev.csv --test test.csv --teacher teacher
     python shrink.py --backbone runs/small-six/encoder --layers none --text sentences.txt
     python shrink.py --run_dir runs/small --resume           resume a stopped run
@@ -27,9 +27,9 @@ import torch
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 
-from common.cli import PAIRS_HELP, command_to_resume, make_parser, output_folder, run_command, take_options
+from common.cli import PAIRS_HELP, command_to_resume, make_parser, output_folder, run_command
 from common.errors import InputError
-from common.files import size_of
+from common.files import absolute_if_exists, size_of
 from common.starter import STARTER_DEV
 from data import open_text
 from evaluation.metrics import spearman
@@ -45,14 +45,14 @@ from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, Backbone
 from tokens.sentence_files import SentenceFiles, sample
 from tokens.text_pairs import TextPairs, add_read_arguments, read_options
 from training.reports import write_metrics
-from training.resume import SavedRun, arguments_to_save, read_arguments
+from training.resume import SavedRun, arguments_to_save, with_saved_arguments
 from training.whole_encoder import WholeEncoder, read_teacher, save_teacher
 
 SAVE_SECONDS = 300.0
 CALIBRATION = 512  # sentences
 IN_FLOAT, SMALL = "in float32", "this encoder"
 Embedded = tuple[torch.Tensor, torch.Tensor]  # both sides of pairs, `(n, K)` each
-FILES = ("text", "data", "validation", "test", "teacher", "out")  # options whose values are paths
+FILES = ("text", "data", "validation", "test", "teacher", "cache_dir", "out", "backbone")  # options whose values are paths
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def main() -> None:
     with saved.hold(arguments_to_save(arguments, options, FILES), resume=options.resume):
         inputs = open_inputs(options)
         saved.identity = identity_of(options, inputs)
-        if options.resume and (summary := saved.finished()):
+        if options.resume and (summary := saved.finished(out / "encoder.onnx")):
             print(f"The run in {folder}/ is finished: {summary}")
             return
         source, student = build(options, inputs)
@@ -96,14 +96,6 @@ def main() -> None:
         report(options, inputs, student, before, saved)
 
 
-def with_saved_arguments(given: list[str]) -> list[str]:
-    """With --resume, the arguments that the run keeps in its folder, then the given ones, which win."""
-    options, _ = take_options(given, ("resume", "run_dir"))
-    if options.resume is None or not options.run_dir:
-        return given
-    return ["--run_dir", options.run_dir[-1], *(read_arguments(Path(options.run_dir[-1])) or []), *given]
-
-
 def parse_options(arguments: list[str]) -> Any:
     """All options, checked."""
     parser = make_parser("shrink.py", __doc__)
@@ -117,7 +109,7 @@ def parse_options(arguments: list[str]) -> Any:
     parser.add_argument("--validation", nargs="+", help="pairs that choose the best epoch (default: the starter's)")
     parser.add_argument("--test", nargs="+", help="held-out pairs, scored once at the end")
     parser.add_argument("--teacher", nargs="+", help="folders written by teacher.py, one or more")
-    parser.add_argument("--out", default="small", help="folder to write")
+    parser.add_argument("--out", help="folder to write (default: small in --run_dir)")
     parser.add_argument("--run_dir", help="folder for the run's state, metrics and torch weights (default: runs/DATE-TIME)")
     parser.add_argument("--resume", action="store_true", help="resume the stopped run in --run_dir, to the same result")
     parser.add_argument("--save_seconds", type=float, default=SAVE_SECONDS, help="seconds between saves within an epoch")
@@ -130,10 +122,14 @@ def parse_options(arguments: list[str]) -> Any:
     options = parser.parse_args(arguments)
     if options.data and not options.validation:
         raise InputError("--data needs --validation, pairs that share no sentence with the training pairs")
+    if options.text_batch < 1 or options.pair_batch < 2:
+        raise InputError("expected --text_batch 1 or more, --pair_batch 2 or more")
     if not options.text and not options.data:
         raise InputError("nothing to learn from; give --text, --data or both")
     options.validation = options.validation or [str(STARTER_DEV)]
+    options.backbone = absolute_if_exists(options.backbone)
     options.run_dir = options.run_dir or f"runs/{time.strftime('%Y%m%d-%H%M%S')}"
+    options.out = options.out or f"{options.run_dir}/small"
     return options
 
 
@@ -261,7 +257,7 @@ def origin_of(options: Namespace) -> dict[str, Any]:
     With the scores of the first backbone, if there was one before.
     """
     own = {
-        "backbone": options.backbone,
+        "backbone": Path(options.backbone).name if Path(options.backbone).exists() else options.backbone,
         "teachers": [Path(teacher).name for teacher in options.teacher or []],
         "data": [Path(path).name for name in ("text", "data") for path in options[name] or []],
     }

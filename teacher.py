@@ -3,6 +3,7 @@
 Examples:
 
     python teacher.py --data train.csv --validation dev.csv --out teacher
+    python teacher.py --out teacher --resume      resume a stopped run
     python train.py --preset distilled --data train.csv --validation dev.csv --teacher teacher
 
 The text of the pairs must be known: a .csv or .tsv file, a store made from one, or .dat files with the
@@ -11,23 +12,72 @@ sentences. The trained encoder works without the teacher. STS-B takes about five
 
 from __future__ import annotations
 
-from common.cli import PAIRS_HELP, make_parser, output_folder, run_command
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from jsonargparse import Namespace
+
+from common.cli import PAIRS_HELP, command_to_resume, make_parser, output_folder, run_command
 from common.devices import choose_device
 from common.errors import InputError
+from common.files import absolute_if_exists
 from data import open_pairs, split_by_groups
 from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, Backbone
-from tokens.text_pairs import add_read_arguments, read_options
+from tokens.text_pairs import TextPairs, add_read_arguments, read_options
 from training.recipe import Recipe
-from training.teacher import LOSSES, fine_tune
-from training.whole_encoder import WholeEncoder, save_teacher
+from training.resume import SavedRun, arguments_to_save, with_saved_arguments
+from training.teacher import LOSSES, TeacherSettings, TeacherTrainer
+from training.whole_encoder import FACTS, WholeEncoder, save_teacher
+
+OUT = "teacher"
+SAVE_SECONDS = 300.0  # the state of a large backbone is gigabytes
+FILES = ("data", "validation", "cache_dir", "backbone")  # options whose values are paths
 
 
 def main() -> None:
     """Command line."""
+    arguments = with_saved_arguments(sys.argv[1:], "out", OUT)
+    options = parse_options(arguments)
+    out = output_folder(options.out)
+    saved = SavedRun(out, save_seconds=options.save_seconds, command=command_to_resume(out, [], "out"), place="out")
+    with saved.hold(arguments_to_save(arguments, options, FILES, "out"), resume=options.resume):
+        training, validation, set_aside = open_parts(options)
+        settings = settings_of(options)
+        saved.identity = identity_of(options, settings, training, validation)
+        if options.resume and (summary := saved.finished(out / FACTS)):
+            print(f"The run in {out}/ is finished: {summary}")
+            return
+        teacher = WholeEncoder(
+            Backbone(options.backbone, "-1", max_length=options.max_length, device=options.device), bfloat16=options.bfloat16
+        )
+        trainer = TeacherTrainer(teacher, training, validation, settings)
+        print(saved.begin(trainer, options.resume), flush=True)
+        saved.run(trainer)
+        scores = trainer.history[trainer.best]
+        facts = {
+            "backbone": options.backbone,
+            "loss": settings.loss,
+            "seed": settings.seed,
+            "validation_spearman": scores.spearman,
+            "validation_mse": scores.mse,
+            "set_aside": set_aside,
+        }
+        save_teacher(out, teacher, facts)
+        saved.finish(f"validation Spearman {scores.spearman:.4f}")
+    reached = f"validation Spearman {scores.spearman:.4f}, error {scores.mse:.4f}"
+    print(f"{options.out}: {reached}. Next: train.py --preset distilled --teacher {options.out}")
+
+
+def parse_options(arguments: list[str]) -> Any:
+    """All options, checked."""
     parser = make_parser("teacher.py", __doc__)
     parser.add_argument("--data", nargs="+", required=True, help=f"training pairs with their text: {PAIRS_HELP}")
     parser.add_argument("--validation", nargs="+", help="pairs that choose the best epoch (default: the part train.py sets aside)")
-    parser.add_argument("--out", default="teacher", help="folder to write")
+    parser.add_argument("--out", default=OUT, help="folder to write, also for the state of the run")
+    parser.add_argument("--resume", action="store_true", help="resume the stopped run in --out, to the same result")
+    parser.add_argument("--save_seconds", type=float, default=SAVE_SECONDS, help="seconds between saves within an epoch")
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE, help="Hugging Face model name or local folder")
     parser.add_argument("--max_length", type=int, default=DEFAULT_MAX_LENGTH, help="tokens per sentence; longer ones are truncated")
     parser.add_argument(
@@ -41,13 +91,22 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true", help="half precision, faster if the hardware supports it")
     parser.add_argument("--cache_dir", help="folder for token stores (default: next to the data)")
     add_read_arguments(parser)
-    options = parser.parse_args()
-    reading = read_options(options)
-    out = output_folder(options.out)
-    pairs = open_pairs(options.data, options=reading, cache_dir=options.cache_dir)
+    options = parser.parse_args(arguments)
     if options.batch_size < 2 or options.epochs < 1 or options.learning_rate <= 0:
         raise InputError("expected --batch_size 2 or more, --epochs 1 or more, --learning_rate above 0")
-    set_aside = None
+    options.backbone, options.device = absolute_if_exists(options.backbone), str(choose_device(options.device))
+    return options
+
+
+def settings_of(options: Namespace) -> TeacherSettings:
+    """The settings of the training among the options."""
+    return TeacherSettings(**{name: options[name] for name in asdict(TeacherSettings())})
+
+
+def open_parts(options: Namespace) -> tuple[TextPairs, TextPairs, dict[str, float] | None]:
+    """The training and validation pairs; if the latter are not given, how they were set aside."""
+    reading, set_aside = read_options(options), None
+    pairs = open_pairs(options.data, options=reading, cache_dir=options.cache_dir)
     if options.validation:
         training, validation = pairs, open_pairs(options.validation, options=reading, cache_dir=options.cache_dir)
     else:
@@ -55,30 +114,14 @@ def main() -> None:
         training, validation = split_by_groups(pairs, Recipe.validation_fraction, options.seed)
     if len(training) < options.batch_size:
         raise InputError(f"{len(training)} training pairs, expected at least one batch of {options.batch_size}")
-    device = str(choose_device(options.device))
-    backbone = Backbone(options.backbone, "-1", max_length=options.max_length, device=device)
-    teacher = WholeEncoder(backbone, bfloat16=options.bfloat16)
-    scores = fine_tune(
-        teacher,
-        training.text(),
-        validation.text(),
-        loss=options.loss,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        seed=options.seed,
-    )
-    facts = {
-        "backbone": options.backbone,
-        "loss": options.loss,
-        "seed": options.seed,
-        "validation_spearman": scores.spearman,
-        "validation_mse": scores.mse,
-        "set_aside": set_aside,
-    }
-    save_teacher(out, teacher, facts)
-    reached = f"validation Spearman {scores.spearman:.4f}, error {scores.mse:.4f}"
-    print(f"{options.out}: {reached}. Next: train.py --preset distilled --teacher {options.out}")
+    return training.text(), validation.text(), set_aside
+
+
+def identity_of(options: Namespace, settings: TeacherSettings, training: TextPairs, validation: TextPairs) -> dict[str, Any]:
+    """Everything that must be the same when a run resumes."""
+    identity = {name: options[name] for name in ("backbone", "max_length", "bfloat16", "device")} | asdict(settings)
+    pairs = {"training pairs": training.identity(), "validation pairs": validation.identity()}
+    return json.loads(json.dumps(identity | pairs))
 
 
 if __name__ == "__main__":

@@ -109,12 +109,15 @@ def take_options(arguments: Sequence[str], names: Iterable[str]) -> tuple[argpar
     return parser.parse_known_args(arguments)
 
 
-def command_to_resume(folder: Path, arguments: Sequence[str] | None = None) -> str:
-    """Return the command line that resumes the current command in a run's folder, with these arguments or all it has now."""
+def command_to_resume(folder: Path, arguments: Sequence[str] | None = None, place: str = "run_dir") -> str:
+    """The command line that resumes the current command in a run's folder, with these arguments or all it has now.
+
+    `place` is the option that names the folder.
+    """
     given = sys.argv[1:] if arguments is None else arguments
     arguments = [sys.argv[0], *(argument for argument in given if argument != "--resume")]
-    if not any(argument.split("=")[0] == "--run_dir" for argument in arguments):
-        arguments += ["--run_dir", str(folder)]
+    if not any(argument.split("=")[0] == f"--{place}" for argument in arguments):
+        arguments += [f"--{place}", str(folder)]
     start = "torchrun with its options," if "TORCHELASTIC_RUN_ID" in os.environ else "python"
     return f"{start} {shlex.join([*arguments, '--resume'])}"
 

@@ -68,6 +68,11 @@ def make_readable(folder: Path) -> None:
             path.chmod(ordinary_mode(0o666))
 
 
+def absolute_if_exists(path: str) -> str:
+    """A path as an absolute one; what is no path, such as a name on the hub, as it is."""
+    return str(Path(path).absolute()) if Path(path).exists() else path
+
+
 def size_of(path: Path) -> int:
     """The bytes of a file, or of all files in a folder at any depth."""
     return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())

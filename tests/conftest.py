@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import subprocess
@@ -23,6 +24,7 @@ from tokens.backbone import Backbone
 from tokens.dat_files import write_dat_files
 from tokens.text_pairs import TextPairs
 from tokens.token_store import create_store, open_store, pack_json
+from training.whole_trainer import WholeTrainer
 
 ROOT = Path(__file__).parent.parent
 SENTENCES = ["the cat sat", "a dog ran far away", "the dog sat", "cat"]
@@ -197,3 +199,30 @@ def last_line(result: subprocess.CompletedProcess[str]) -> str:
     lines = [line for line in result.stderr.splitlines() if line.strip()]
     assert sum(line.startswith("error: ") for line in lines) == 1
     return lines[-1]
+
+
+class StoppedError(Exception):
+    """A run that a test stops."""
+
+
+def stopped_and_resumed(make_trainer: Callable[[], WholeTrainer], stop: int) -> None:
+    """Check that a run which is stopped after some batches and resumed by another trainer ends in the same bits."""
+    undisturbed, first, saved = make_trainer(), make_trainer(), {}
+    undisturbed.run()
+
+    def at_safe_point() -> None:
+        if first.batches_done >= stop:
+            saved.update(copy.deepcopy(first.state_dict()))
+            raise StoppedError
+
+    first.on_safe_point = at_safe_point
+    with pytest.raises(StoppedError):
+        first.run()
+    torch.rand(3)  # the state of random numbers is another one in another process
+    second = make_trainer()
+    second.load_state_dict(saved)
+    second.run()
+    assert second.history == undisturbed.history
+    assert undisturbed.batches_done == undisturbed.total_batches
+    for name, value in undisturbed.encoder.model.state_dict().items():
+        assert torch.equal(value, second.encoder.model.state_dict()[name]), name

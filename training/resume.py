@@ -69,18 +69,43 @@ def read_arguments(folder: Path) -> list[str] | None:
     return arguments
 
 
-def arguments_to_save(arguments: Sequence[str], options: Any, files: Sequence[str]) -> list[str]:
+def with_saved_arguments(given: list[str], place: str = "run_dir", default: str | None = None) -> list[str]:
+    """With --resume, the arguments that the run keeps in its folder, then the given ones, which win.
+
+    Args:
+        given: the command line.
+        place: the option that names the folder.
+        default: the folder if the option is not given.
+
+    Raises:
+        InputError: if there is nothing to resume and nothing else is asked for.
+    """
+    options, others = take_options(given, ("resume", place))
+    values = getattr(options, place)
+    folder = Path(values[-1]) if values else default and Path(default)
+    if options.resume is None or not folder:
+        return given
+    saved = read_arguments(folder)
+    if saved is None and not others:
+        raise InputError("no run to resume in this folder", path=folder)
+    return [f"--{place}", str(folder), *(saved or []), *given]
+
+
+def arguments_to_save(arguments: Sequence[str], options: Any, files: Sequence[str], place: str = "run_dir") -> list[str]:
     """The arguments that resume a run from any folder: without --resume and its place, all files by absolute paths.
 
     Args:
         arguments: the command line.
         options: what it says, with defaults.
         files: the names of options whose values are paths.
+        place: the option that names the run's folder.
     """
-    _, saved = take_options(arguments, ("resume", "run_dir", *files))
+    _, saved = take_options(arguments, ("resume", place, *files))
     for name in files:
         values = options[name] if isinstance(options[name], list) else [options[name]]
-        if options[name]:
+        if options[name] and name == "backbone":  # a name, or an absolute path already
+            saved += ["--backbone", options.backbone]
+        elif options[name]:
             saved += [f"--{name}", *(value if is_on_hub(value) else str(Path(value).absolute()) for value in values)]
     return saved
 
@@ -119,7 +144,13 @@ class SavedRun:
     """The saved state of a run, in its folder."""
 
     def __init__(
-        self, folder: Path, identity: dict[str, Any] | None = None, *, save_seconds: float = SAVE_SECONDS, command: str = ""
+        self,
+        folder: Path,
+        identity: dict[str, Any] | None = None,
+        *,
+        save_seconds: float = SAVE_SECONDS,
+        command: str = "",
+        place: str = "run_dir",
     ) -> None:
         """Prepare to read or write the state.
 
@@ -128,11 +159,13 @@ class SavedRun:
             identity: see `identity_of_run`; None sets it later, when the pairs are open.
             save_seconds: minimum time between saves within an epoch; 0 saves after each optimiser step.
             command: command that resumes the run, printed after Ctrl-C.
+            place: the option that names the folder.
         """
         self.path = folder / "state.pt"
         self.identity = identity or {}
         self.save_seconds = save_seconds
         self.command = command
+        self.place = place
         self._seconds_before = 0.0
         self._begin = self._last_save = time.monotonic()
         self._stop_requested = False
@@ -192,7 +225,7 @@ class SavedRun:
         if differences:
             raise InputError(
                 f"this folder holds a different run: {'; '.join(differences[:3])}. Give the options of that run or another "
-                "--run_dir, or start over without --resume",
+                f"--{self.place}, or start over without --resume",
                 path=self.path,
             )
         return contents
@@ -206,10 +239,14 @@ class SavedRun:
             raise InputError("not a saved run of this version; start over without --resume", path=self.path)
         return contents
 
-    def finished(self) -> str | None:
-        """The summary of a finished run, or None."""
+    def finished(self, result: Path | None = None) -> str | None:
+        """The summary of a finished run, or None; if its result is gone, the run is to start over."""
         contents = self.read()
-        return contents.get("finished") if contents else None
+        summary = contents.get("finished") if contents else None
+        if summary and result and not result.exists():
+            self.path.unlink()
+            return None
+        return summary
 
     def back_up(self) -> Path | None:
         """Clear the state for a new run, that of an unfinished one to `state.pt.previous`; returns the new path.
@@ -249,7 +286,7 @@ class SavedRun:
                 raise InputError(f"the saved run is damaged ({reason}); start over without --resume", path=self.path) from error
             note = f"Resuming in {folder}/ after {trainer.batches_done:,} of {trainer.total_batches:,} batches."
         else:
-            note = f"The run is saved in {folder}/; if it is stopped, resume it with --run_dir {folder} --resume."
+            note = f"The run is saved in {folder}/; if it is stopped, resume it with --{self.place} {folder} --resume."
             if resume:
                 note = f"No saved run in {folder}/, starting a new one."
             if processes.is_main() and (previous := self.back_up()):
@@ -330,7 +367,9 @@ class SavedRun:
         except Timeout as error:
             process = path.read_text(encoding="utf-8").split()[:1]
             who = f"process {process[0]}" if process else "another process"
-            raise InputError(f"{who} is running in this folder; wait for it or give another --run_dir", path=path.parent) from error
+            raise InputError(
+                f"{who} is running in this folder; wait for it or give another --{self.place}", path=path.parent
+            ) from error
         path.write_text(f"{os.getpid()}\n", encoding="utf-8")
 
     def _release_lock(self) -> None:

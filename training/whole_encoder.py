@@ -90,7 +90,9 @@ def save_teacher(folder: Path, teacher: WholeEncoder, facts: dict[str, Any]) -> 
         teacher.backbone.tokenizer.save_pretrained(written)
         write_text_atomically(written / FACTS, json.dumps({**facts, "max_length": teacher.backbone.max_length}, indent=2) + "\n")
         make_readable(written)
-        for path in sorted(written.iterdir()):
+        for path in sorted(
+            written.iterdir(), key=lambda path: (path.name == FACTS, path.name)
+        ):  # it says that all the rest is there
             os.replace(path, folder / path.name)
 
 

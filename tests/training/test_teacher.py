@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import WORDS, last_line
+from conftest import WORDS, last_line, stopped_and_resumed
 
 from common.errors import InputError
 from common.files import ordinary_mode
@@ -18,7 +18,7 @@ from data import PairData, open_pairs, split_by_groups, training_batches
 from tokens.backbone import Backbone
 from tokens.text_store import BackboneSettings, text_store
 from training.distillation import make_pieces, with_teacher_targets
-from training.teacher import fine_tune
+from training.teacher import TeacherSettings, TeacherTrainer
 from training.whole_encoder import WholeEncoder, load_teacher, save_teacher, validate
 
 
@@ -63,27 +63,38 @@ def test_before_training_it_is_the_mean_pooled_backbone(tiny_bert, pairs):
     np.testing.assert_allclose(ours, theirs.encode(sentences, normalize_embeddings=True), atol=1e-5)
 
 
+def trainer_of(tiny_bert: Path, pairs: tuple[PairData, PairData], loss: str = "squared", epochs: int = 4) -> TeacherTrainer:
+    settings = TeacherSettings(loss, epochs, batch_size=10, learning_rate=3e-3)
+    return TeacherTrainer(WholeEncoder(Backbone(str(tiny_bert))), pairs[0].text(), pairs[1].text(), settings)
+
+
 @pytest.mark.parametrize("loss", ["squared", "cosent"])
 def test_fine_tuning_learns_and_keeps_the_best_epoch(tiny_bert, pairs, loss):
-    teacher = WholeEncoder(Backbone(str(tiny_bert)))
-    words = teacher.model.get_input_embeddings().weight.clone()
-    before = validate(teacher, pairs[1].text())
-    best = fine_tune(teacher, *(part.text() for part in pairs), loss=loss, epochs=4, batch_size=10, learning_rate=3e-3, seed=0)
-    assert best.spearman > before.spearman + 0.02
+    trainer = trainer_of(tiny_bert, pairs, loss)
+    words = trainer.encoder.model.get_input_embeddings().weight.clone()
+    before = validate(trainer.encoder, pairs[1].text())
+    teacher = trainer.run()
+    best = trainer.history[trainer.best]
+    assert trainer.history[0] == before
+    assert best.spearman == max(scores.spearman for scores in trainer.history) > before.spearman + 0.02
     assert validate(teacher, pairs[1].text()).spearman == pytest.approx(best.spearman)
     assert (best.mse < before.mse / 2) == (loss == "squared")
     assert torch.equal(teacher.model.get_input_embeddings().weight, words)
 
 
 def test_harmful_fine_tuning_leaves_the_backbone_as_it_was(tiny_bert, pairs):
-    teacher = WholeEncoder(Backbone(str(tiny_bert)))
-    start = copy.deepcopy(teacher.model.state_dict())
     labels = -np.asarray(pairs[0].labels)
     upside_down = PairData(pairs[0].tokens, pairs[0].first, pairs[0].second, 5 + labels, pairs[0].sentences)
-    before = validate(teacher, pairs[1].text())
-    settings = {"loss": "cosent", "epochs": 1, "batch_size": 10, "learning_rate": 3e-3, "seed": 0}
-    assert fine_tune(teacher, upside_down.text(), pairs[1].text(), **settings) == before
+    trainer = trainer_of(tiny_bert, (upside_down, pairs[1]), "cosent", epochs=1)
+    start = copy.deepcopy(trainer.encoder.model.state_dict())
+    teacher = trainer.run()
+    assert trainer.best == 0
     assert all(torch.equal(value, start[name]) for name, value in teacher.model.state_dict().items())
+
+
+@pytest.mark.parametrize("stop", [1, 6, 8])
+def test_a_teacher_that_is_stopped_anywhere_ends_in_the_same_bits_with_its_dropout(tiny_bert, pairs, stop):
+    stopped_and_resumed(lambda: trainer_of(tiny_bert, pairs, epochs=2), stop)
 
 
 def test_every_file_of_a_teacher_has_the_ordinary_mode_and_others_keep_theirs(tiny_bert, tmp_path):
@@ -106,6 +117,10 @@ def test_the_command_writes_a_teacher_and_training_learns_from_it(tiny_bert, pai
     stores = ("--data", tmp_path / "train.store", "--validation", tmp_path / "dev.store")
     result = run_here("teacher.py", *stores, "--backbone", tiny_bert, "--epochs", "1", "--batch_size", "10", "--out", out)
     assert result.returncode == 0, result.stderr
+    assert f"--out {out} --resume" in result.stdout
+    assert "is finished: validation Spearman" in run_here("teacher.py", "--out", out, "--resume").stdout
+    assert "epochs was 1, now 2" in last_line(run_here("teacher.py", "--out", out, "--resume", "--epochs", "2"))
+    assert "no run to resume" in last_line(run_here("teacher.py", "--out", tmp_path / "other", "--resume"))
     small = ("--phases.contrastive.epochs", "0", "--phases.graded.epochs", "1", "--encoder.output_dim", "8", "--batch_size", "16")
     places = ("--run_dir", tmp_path / "run", "--out", tmp_path / "model.bin", "--device", "cpu")
     result = run_here("train.py", "--preset", "distilled", "--teacher", out, *stores, *small, *places)
