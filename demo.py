@@ -20,6 +20,7 @@ import numpy as np
 
 from common.cli import make_parser, run_command
 from common.errors import InputError
+from common.optional import import_optional
 from common.starter import STARTER_DEV, STARTER_TEST
 from corpus.nearest import Corpus
 from evaluation.calibration import Calibration
@@ -228,11 +229,7 @@ def start(demo: Demo, host: str = "127.0.0.1", port: int | None = None) -> str:
 
 def _import_gradio() -> Any:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    try:
-        import gradio
-    except ImportError as error:
-        raise InputError("the demo needs gradio: pip install -r requirements-demo.txt") from error
-    return gradio
+    return import_optional("gradio", "the demo needs gradio: pip install -r requirements-demo.txt")
 
 
 def main() -> None:

@@ -20,7 +20,8 @@ from typing import Any
 from jsonargparse.typing import PositiveInt
 
 from common.cli import make_parser, output_folder, run_command
-from common.files import size_of
+from common.errors import InputError
+from common.files import absolute_if_exists, size_of
 from common.progress import Progress
 from corpus.encoding import encode_here, identity_of_model, load_model, value_range
 from corpus.index import FORMATS, PRECISIONS, CorpusFolder, Plan
@@ -35,22 +36,21 @@ PART_ROWS = 8192
 def main() -> None:
     """Command line."""
     options = parse_options()
-    folder = CorpusFolder.begin(output_folder(options.out), make_plan(options))
+    folder = CorpusFolder.begin(output_folder(options.out).absolute(), make_plan(options))
     plan, missing = folder.plan, folder.missing()
     rows = sum(map(plan.rows_of, missing))
     if rows < plan.rows:
         print(f"{plan.rows - rows:,} of {plan.rows:,} sentences are there already.")
     truncated = 0
     if missing:
-        processes = options.processes or (os.cpu_count() or 1 if options.device == "cpu" else 1)
         with Progress(total=plan.rows, initial=plan.rows - rows, unit="sentence", unit_scale=True) as bar:
             try:
-                for number, cut in run(folder, missing, processes, options):
+                for number, cut in run(folder, missing, options):
                     truncated += cut
                     bar.update(plan.rows_of(number))
             except KeyboardInterrupt as stop:
                 raise KeyboardInterrupt("stopped; the same command resumes") from stop
-    print(f"{folder.path}/: {plan.rows:,} vectors of {plan.width} dimensions, {size_of(folder.path) / 2**20:,.1f} MiB.")
+    print(f"{options.out}/: {plan.rows:,} vectors of {plan.width} dimensions, {size_of(folder.path) / 2**20:,.1f} MiB.")
     if truncated:
         print(f"{truncated:,} of {rows:,} sentences were longer than the model takes, and truncated.")
 
@@ -70,10 +70,16 @@ def parse_options() -> Any:
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the vectors' dimensions")
     parser.add_argument("--no_text", action="store_true", help="keep ids and vectors alone")
     parser.add_argument("--part_rows", type=PositiveInt, default=PART_ROWS, help="sentences per part; a stopped run loses no more")
-    parser.add_argument("--processes", type=PositiveInt, help="processes of one thread each (default: one per core)")
+    parser.add_argument(
+        "--processes", type=PositiveInt, help="processes of one thread each (default: one per core, with --ray of all machines)"
+    )
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, mps; small encoders run on the CPU")
     parser.add_argument("--ray", metavar="ADDRESS", help="encode on a Ray cluster: local, auto, or its address; folders are shared")
     options = parser.parse_args()
+    if Path(options.out).absolute().is_relative_to(Path(options.data).absolute()):
+        raise InputError("is inside --data and would be read as part of it; choose another folder", path=options.out)
+    if options.ray and options.device != "cpu":
+        raise InputError(f"--ray encodes on CPUs, expected no --device {options.device}")
     if options.format == "parquet":
         import_pyarrow()  # fail before the work starts
     return options
@@ -87,15 +93,14 @@ def make_plan(options: Any) -> Plan:
         print(f"{survey.skipped:,} bad rows left out.")
     encoder = load_model(options.model, options.backbone, options.device)
     return Plan(
-        model=_absolute(options.model),
-        backbone=options.backbone and _absolute(options.backbone),
+        model=absolute_if_exists(options.model),
+        backbone=options.backbone and absolute_if_exists(options.backbone),
         model_identity=identity_of_model(options.model, options.backbone),
-        data=options.data if is_on_hub(options.data) else _absolute(options.data),
+        data=options.data if is_on_hub(options.data) else absolute_if_exists(options.data),
         columns=options.columns,
         skip_bad_rows=options.skip_bad_rows,
         data_identity=survey.identity,
         rows=survey.rows,
-        has_ids=survey.has_ids,
         part_rows=options.part_rows,
         format=options.format,
         precision=options.precision,
@@ -105,15 +110,12 @@ def make_plan(options: Any) -> Plan:
     )
 
 
-def run(folder: CorpusFolder, missing: list[int], processes: int, options: Any) -> Iterator[tuple[int, int]]:
+def run(folder: CorpusFolder, missing: list[int], options: Any) -> Iterator[tuple[int, int]]:
     """Encode parts, here or on a cluster."""
     if options.ray:
-        return encode_on_ray(folder, missing, processes, options.ray)
+        return encode_on_ray(folder, missing, options.processes, options.ray)
+    processes = options.processes or (os.cpu_count() or 1 if options.device == "cpu" else 1)
     return encode_here(folder, missing, processes, options.device)
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).absolute()) if Path(path).exists() else path
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ def main() -> None:
     if bool(options.queries) == (options.duplicates is not None):
         raise InputError("expected a question, or --duplicates with a cosine such as 0.9")
     out = output_file(options.out) if options.out else None
-    corpus = Corpus(options.index, model=options.model, method="exact" if options.duplicates else options.method)
-    records = find_duplicates(corpus, options.duplicates) if options.duplicates else answer(corpus, options.queries, options.top_k)
+    corpus = Corpus(options.index, model=options.model, method=options.method if options.queries else "exact")
+    records = answer(corpus, options.queries, options.top_k) if options.queries else find_duplicates(corpus, options.duplicates)
     if out:
         write_text_atomically(out, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 

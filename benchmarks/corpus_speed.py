@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -186,7 +187,8 @@ def killed(place: Path, rows: int, kills: int) -> str:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         time.sleep(chance.uniform(0.5, max(1, 2 * seconds / kills)))
         hit += process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it had ended
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     encode(data, place / "killed", *small_parts)
     contents = [{path.name: path.read_bytes() for path in (place / name).glob("[!.]*")} for name in ("killed", "undisturbed")]
@@ -204,7 +206,7 @@ def searched(place: Path, rows: int) -> str:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     queries = vectors[:QUERIES] + 0.5 * vectors[-QUERIES:]
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    plan = Plan("", None, "", "", None, False, "", rows, False, 8192, "npy", "float32", False, WIDTH)
+    plan = Plan("", None, "", "", None, False, "", rows, 8192, "npy", "float32", False, WIDTH)
     folder = CorpusFolder.begin(place / "searched", plan)
     for number in range(plan.parts):
         numbers = range(number * plan.part_rows, number * plan.part_rows + plan.rows_of(number))

@@ -1,1 +1,1 @@
-"""A corpus of sentences: encoded in parts that survive being killed, searched, its near-duplicates found."""
+"""A corpus of sentences: encoded in resumable parts, searched, its near-duplicates found."""

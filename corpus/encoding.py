@@ -10,6 +10,7 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -21,7 +22,7 @@ import numpy as np
 
 from common.errors import InputError
 from corpus.index import CorpusFolder, Plan
-from corpus.records import Record, Records
+from corpus.records import Record, Records, visible_files
 from evaluation.quantization import int8_range
 from text import TextEncoder, is_small_encoder
 
@@ -48,11 +49,11 @@ def needs_no_torch(model: str) -> bool:
 
 
 def identity_of_model(model: str, backbone: str | None) -> str:
-    """A hash of the files of a model and its backbone; of one that is not a file, its name."""
+    """A hash of the files of a model and its backbone, but for hidden ones and caches; of a name on the hub, the name."""
     contents = hashlib.blake2b(digest_size=16)
     for source in (model, backbone):
         path = Path(source or "")
-        files = [file for file in sorted(path.rglob("*")) if file.is_file()] if source and path.is_dir() else [path]
+        files = visible_files(path) if source and path.is_dir() else [path]
         for file in files:
             contents.update(file.read_bytes() if source and file.is_file() else str(source).encode())
     return contents.hexdigest()
@@ -104,8 +105,16 @@ class PartEncoder:
 _worker: PartEncoder
 
 
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def _begin_worker(path: str, plan: Plan, device: str) -> None:
     global _worker
+    threading.Thread(target=_end_with_parent, daemon=True).start()  # it may be killed without a chance to end this process
     if not needs_no_torch(plan.model):
         import torch
 

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,6 @@ class Plan:
         skip_bad_rows: see `Records`.
         data_identity: a hash of all sentences and ids.
         rows: sentences.
-        has_ids: whether the rows have ids of their own.
         part_rows: rows in a part; the last has what is left.
         format: npy or parquet.
         precision: float32, float16, int8 or bits.
@@ -57,7 +56,6 @@ class Plan:
     skip_bad_rows: bool
     data_identity: str
     rows: int
-    has_ids: bool
     part_rows: int
     format: str
     precision: str
@@ -76,8 +74,9 @@ class Plan:
         return min(self.part_rows, self.rows - part * self.part_rows)
 
 
-# Where a corpus or a model lies may change; its contents may not.
-PLACES = ("model", "data", "backbone")
+# Where a corpus or a model lies may change, its contents may not. The ranges are those of the first run: another machine may round
+# differently.
+MAY_CHANGE = ("model", "data", "backbone", "value_range")
 
 
 class CorpusFolder:
@@ -123,20 +122,21 @@ class CorpusFolder:
             different = [
                 f"{name} was {_short(getattr(begun.plan, name))}, is {_short(getattr(plan, name))}"
                 for name in (each.name for each in fields(Plan))
-                if name not in PLACES and getattr(begun.plan, name) != getattr(plan, name)
+                if name not in MAY_CHANGE and getattr(begun.plan, name) != getattr(plan, name)
             ]
             if different:
                 raise InputError(f"holds another corpus ({'; '.join(different)}); choose another folder", path=path)
-            return cls(path, plan)
-        if path.is_dir() and any(path.iterdir()):
+            return cls(path, replace(plan, value_range=begun.plan.value_range))
+        if path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir()):  # but for what a killed run leaves
             raise InputError("holds something else, expected a new folder or one of encode.py", path=path)
         write_text_atomically(path / DESCRIPTION, json.dumps(asdict(plan), indent=1) + "\n")
         return cls(path, plan)
 
     def present(self) -> set[int]:
         """The numbers of the parts that are there."""
-        names = [path.stem.removeprefix("part-") for path in self.path.glob(f"part-*.{self.plan.format}")]
-        return {int(name) for name in names if name.isdecimal()}
+        suffixes = ("npy", "jsonl") if self.plan.format == "npy" else ("parquet",)
+        names = [{path.stem.removeprefix("part-") for path in self.path.glob(f"part-*.{suffix}")} for suffix in suffixes]
+        return {int(name) for name in set.intersection(*names) if name.isdecimal()}
 
     def missing(self) -> list[int]:
         """The numbers of the parts that are not there yet."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import write_atomically
+from common.optional import import_optional
 from common.progress import Progress
 from corpus.encoding import identity_of_model, load_model
 from corpus.index import CorpusFolder
@@ -22,6 +23,7 @@ EXACT_UP_TO = 1_000_000  # rows
 MEMORY = 1 << 29  # bytes of vectors that are kept
 BLOCK = 1024  # rows that are compared with a part at once
 PAIRS = 1 << 20  # that are joined to groups at once
+ROUNDING = 1e-6  # of the cosine of equal vectors
 METHODS = ("auto", "exact", "faiss")
 
 
@@ -51,7 +53,7 @@ class Corpus:
         self._model = model or self.folder.plan.model
         self._encoder: TextEncoder | None = None
         plan = self.folder.plan
-        if (missing := plan.parts - len(self.folder.present())) > 0:
+        if missing := len(self.folder.missing()):
             raise InputError(f"{missing} of {plan.parts} parts are missing; run encode.py again", path=path)
         use_faiss = method == "faiss" or (method == "auto" and plan.rows > EXACT_UP_TO)
         self._index = _open_faiss(self.folder) if use_faiss else None
@@ -81,9 +83,13 @@ class Corpus:
     def search_all(self, queries: Sequence[str], top_k: int = 10) -> list[list[CorpusMatch]]:
         """The same for several queries at once, which takes little longer than one."""
         cosines, numbers = self.nearest(self.encoder.encode(list(queries)), top_k)
-        texts = self.rows(np.unique(numbers).tolist())
+        texts = self.rows(np.unique(numbers[numbers >= 0]).tolist())  # faiss gives -1 where its cells hold too few
         return [
-            [CorpusMatch(number, cosine, texts[number][1], texts[number][0]) for cosine, number in zip(*own, strict=True)]
+            [
+                CorpusMatch(number, cosine, texts[number][1], texts[number][0])
+                for cosine, number in zip(*own, strict=True)
+                if number >= 0
+            ]
             for own in zip(cosines.tolist(), numbers.tolist(), strict=True)
         ]
 
@@ -140,6 +146,7 @@ class Corpus:
 
         if not 0 < threshold <= 1:
             raise InputError(f"--duplicates is {threshold}, expected a cosine above 0, at most 1")
+        threshold -= ROUNDING
         if self.folder.plan.precision == "bits":  # the angle of two sentences is pi times the share of signs that differ
             threshold = 1 - 2 * np.arccos(threshold) / np.pi
         group, size = np.arange(len(self)), self.folder.plan.part_rows
@@ -173,15 +180,12 @@ class Corpus:
 
 def _open_faiss(folder: CorpusFolder) -> Any:
     """An index of cells with one byte per dimension, made once and kept in the folder."""
-    try:
-        import faiss
-    except ImportError as error:
-        raise InputError("faiss is not installed: pip install faiss-cpu, or search with --method exact") from error
+    faiss = import_optional("faiss", "faiss is not installed: pip install faiss-cpu, or search with --method exact")
     plan, path = folder.plan, folder.path / "corpus.faiss"
     index: Any
     if path.exists() and (index := faiss.read_index(str(path))).ntotal == plan.rows:
         return index
-    cells = max(1, int(4 * plan.rows**0.5))
+    cells = max(1, min(int(4 * plan.rows**0.5), plan.rows // 39))  # faiss wants at least 39 rows to learn a cell from
     index = faiss.index_factory(plan.width, f"IVF{cells},SQ8", faiss.METRIC_INNER_PRODUCT)
     index.nprobe = max(32, cells // 16)
     wanted = min(plan.rows, 64 * cells)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from common.errors import InputError
+from common.optional import import_optional
 from corpus.encoding import PartEncoder
 from corpus.index import CorpusFolder
 
-LOCAL = "local"
 PROJECT = Path(__file__).parent.parent
 
 
@@ -27,22 +26,22 @@ class _Worker:
         return {"item": batch["item"], "truncated": np.array([self._encode(int(number)) for number in batch["item"]])}
 
 
-def encode_on_ray(folder: CorpusFolder, numbers: list[int], workers: int, address: str) -> Iterator[tuple[int, int]]:
+def encode_on_ray(folder: CorpusFolder, numbers: list[int], workers: int | None, address: str) -> Iterator[tuple[int, int]]:
     """Encode parts on a Ray cluster; yields the number of each when it is there, and how many sentences were truncated.
 
     Args:
         folder: on storage that all machines share.
         numbers: the parts.
-        workers: processes of one CPU each, at most.
+        workers: processes of one CPU each, at most; None takes all CPUs of the cluster.
         address: of the cluster, `auto` for the one that this machine belongs to, or `local` for one made here.
 
     Raises:
         InputError: if Ray is not installed, or there is no cluster.
     """
-    ray = _import_ray()
+    ray, data = (import_optional(module, '--ray needs Ray: pip install "ray[data]"') for module in ("ray", "ray.data"))
     try:
         ray.init(
-            None if address == LOCAL else address,
+            address,
             log_to_driver=False,
             logging_level=logging.ERROR,
             ignore_reinit_error=True,
@@ -50,20 +49,12 @@ def encode_on_ray(folder: CorpusFolder, numbers: list[int], workers: int, addres
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(f"--ray {address}: {error}") from error
+    workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    parts = ray.data.from_items(numbers, override_num_blocks=len(numbers))
+    data.DataContext.get_current().enable_progress_bars = False
+    parts = data.from_items(numbers, override_num_blocks=len(numbers))
     done = parts.map_batches(
         _Worker, fn_constructor_args=(folder,), batch_size=1, num_cpus=1, concurrency=(1, min(workers, len(numbers)))
     )
     for row in done.iter_rows():
         yield int(row["item"]), int(row["truncated"])
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise InputError('--ray needs Ray: pip install "ray[data]"') from error
-    return ray

@@ -32,13 +32,17 @@ class Survey:
         rows: sentences.
         skipped: bad rows that are left out.
         identity: a hash of all ids and sentences.
-        has_ids: whether the rows have ids of their own.
     """
 
     rows: int
     skipped: int
     identity: str
-    has_ids: bool
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """All files below a folder, in the order of their names; no file or folder whose name starts with a dot or an underscore."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return [file for file in files if not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)]
 
 
 class Records:
@@ -59,9 +63,7 @@ class Records:
         path = Path(source)
         self.sources = [source]
         if not is_on_hub(source) and path.is_dir() and not is_saved_dataset(path):
-            self.sources = [
-                str(file) for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith((".", "_"))
-            ]
+            self.sources = [str(file) for file in visible_files(path)]
         if not self.sources:
             raise InputError("holds no files, expected text or tables", path=path)
 
@@ -69,19 +71,23 @@ class Records:
         """Read everything once.
 
         Raises:
-            InputError: if a file cannot be read, has bad rows, or there is no sentence at all.
+            InputError: if a file cannot be read, has bad rows, there is no sentence at all, or only some files have ids.
         """
-        identity, rows, skipped, has_ids = hashlib.blake2b(digest_size=16), 0, 0, False
+        identity, rows, skipped, kinds = hashlib.blake2b(digest_size=16), 0, 0, set()
         for record in self._read():
             if isinstance(record, BadRow):
                 skipped += 1
                 continue
             rows += 1
-            has_ids = isinstance(record.id, str)
-            identity.update(f"{record.id}\0{record.text}\0".encode())
+            kinds.add(type(record.id))
+            identity.update(f"{record.id!r}\0{record.text}\0".encode())
         if not rows:
             raise InputError("no sentences, expected one a row", path=self.sources[0])
-        return Survey(rows, skipped, identity.hexdigest(), has_ids)
+        if len(kinds) > 1:
+            raise InputError(
+                "some files have ids and others none; encode them to folders of their own", path=Path(self.sources[0]).parent
+            )
+        return Survey(rows, skipped, identity.hexdigest())
 
     def __iter__(self) -> Iterator[Record]:
         for record in self._read():

@@ -15,6 +15,7 @@ from sklearn.manifold import TSNE
 
 from common.errors import InputError
 from common.files import write_figure_atomically
+from common.optional import import_optional
 from tokens.text_pairs import MAX_LABEL, TextPairs
 
 if TYPE_CHECKING:
@@ -68,14 +69,11 @@ def project_to_2d(embeddings: np.ndarray, method: str = "tsne", *, neighbours: f
         init = "pca" if embeddings.shape[1] > 1 else "random"
         return TSNE(perplexity=neighbours, metric="cosine", init=init, random_state=seed).fit_transform(embeddings)
     if method == "umap":
-        try:
-            from umap import UMAP
-        except ImportError as error:
-            raise InputError("UMAP is not installed: pip install -r requirements-demo.txt") from error
+        umap = import_optional("umap", "UMAP is not installed: pip install -r requirements-demo.txt")
         # The spectral start needs more points than UMAP's smallest maps have.
         init = "spectral" if len(embeddings) > UMAP_SPECTRAL else "random"
-        umap = UMAP(n_neighbors=int(neighbours), metric="cosine", init=init, random_state=seed, n_jobs=1)
-        return umap.fit_transform(embeddings)
+        mapper = umap.UMAP(n_neighbors=int(neighbours), metric="cosine", init=init, random_state=seed, n_jobs=1)
+        return mapper.fit_transform(embeddings)
     return PCA(n_components=2, svd_solver="full").fit_transform(embeddings)
 
 
@@ -117,11 +115,8 @@ def interactive_map(panels: Mapping[str, np.ndarray], pairs: TextPairs, caption:
     Raises:
         InputError: if plotly is not installed.
     """
-    try:
-        from plotly.subplots import make_subplots
-    except ImportError as error:
-        raise InputError("the interactive map needs plotly: pip install -r requirements-demo.txt") from error
-    figure = make_subplots(cols=len(panels), subplot_titles=list(panels), horizontal_spacing=0.02)
+    plotly = import_optional("plotly.subplots", "the interactive map needs plotly: pip install -r requirements-demo.txt")
+    figure = plotly.make_subplots(cols=len(panels), subplot_titles=list(panels), horizontal_spacing=0.02)
     sentences, others = [*pairs.first, *pairs.second], [*pairs.second, *pairs.first]
     point_labels = np.tile(pairs.labels, 2)
     hover = [

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
+from common.optional import import_optional
 from common.progress import Progress
 from data import PairData
 from evaluation.checkpoint import load_encoder
@@ -197,10 +198,7 @@ def _most_similar(anchors: Tensor, documents: Tensor, k: int, chunk: int) -> tup
 
 
 def _faiss_index(documents: Tensor, chunk: int) -> Any:
-    try:
-        import faiss
-    except ImportError as error:
-        raise InputError("faiss is not installed: pip install faiss-cpu, or mine without it") from error
+    faiss = import_optional("faiss", "faiss is not installed: pip install faiss-cpu, or mine without it")
     index = faiss.IndexFlatIP(documents.shape[1])
     for part in documents.split(chunk):
         index.add(part.numpy())

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from common.errors import InputError
+from common.optional import import_optional
 from data import PairData, open_pairs, split_by_groups
 from evaluation.encoding import encode
 from evaluation.scores import METRICS, score_table
@@ -256,11 +257,8 @@ def _train(trainer: Trainer, saved: SavedRun, writer: Any) -> TrainingResult:
 
 
 def _tensorboard_writer(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError("--tensorboard needs a package that is not installed: pip install tensorboard") from error
-    return SummaryWriter(str(folder / "tensorboard"))
+    advice = "--tensorboard needs a package that is not installed: pip install tensorboard"
+    return import_optional("torch.utils.tensorboard", advice).SummaryWriter(str(folder / "tensorboard"))
 
 
 def _choose_encoder(trained: TrainingResult, scoring: Scoring) -> TrainingResult:

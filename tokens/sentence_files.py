@@ -70,6 +70,8 @@ class SentenceFiles:
         for start in range(0, len(order), POOL):
             blocks = order[start : start + POOL]
             sentences = [sentence for block in blocks for sentence in self._read(block)]
+            if not sentences:  # blank lines only
+                continue
             yield np.concatenate([np.arange(self._starts[block], self._starts[block + 1]) for block in blocks]), sentences
 
     def _read(self, block: int) -> list[str]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from common.errors import InputError
+from common.optional import import_optional
 
 SAMPLE_LINES = 500  # looked at to find delimiter, quotes and columns
 HUB_PREFIX = "hf:"
@@ -128,7 +129,7 @@ def _peek(file: BinaryIO) -> bytes:
 
 
 def _delimited(path: Path) -> list[Table]:
-    """A table per dialect that gives the sample two columns or more, those with the most regular rows first."""
+    """A table per dialect that gives the sample two columns or more, those with the most regular rows first; else one column."""
     sample = [line for _, line in islice(text_lines(path), SAMPLE_LINES)]
     text = [line for line in sample if not isinstance(line, BadRow)]
     regular: dict[tuple[str, bool], float] = {}
@@ -142,6 +143,8 @@ def _delimited(path: Path) -> list[Table]:
             regular[dialect] = sum(width >= widths[0] for width in widths) / len(widths)
     if ("\t", True) in regular:  # cells that are numbers are in quotes: quotes are no part of the text
         regular.pop(("\t", False), None)
+    if not regular and _is_quoted_column(text):
+        regular[",", True] = 1.0
     best = max(regular.values(), default=0.0)
     dialects = [dialect for dialect, share in regular.items() if share == best] or [("\t", False)]
     return [Table(None, _delimited_rows(path, *dialect)) for dialect in dialects]
@@ -155,6 +158,15 @@ def _quotes_cells(lines: Sequence[str]) -> bool:
     return any(re.fullmatch(r"[-+]?[\d.]+", cell) for cell in quoted) or (
         len(first) > 1 and all(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in first)
     )
+
+
+def _is_quoted_column(lines: Sequence[str]) -> bool:
+    """Whether lines are a CSV file of a single column, some of it in quotes."""
+    try:
+        widths = [len(row) for row in csv.reader(lines, strict=True)]
+    except csv.Error:
+        return False
+    return max(widths, default=0) == 1 and any(line.startswith('"') for line in lines)
 
 
 def _split(lines: Iterable[str], delimiter: str, quoted: bool) -> Iterator[list[str]]:
@@ -295,10 +307,7 @@ def import_pyarrow(module: str = "pyarrow") -> Any:
     Raises:
         InputError: if it is not installed.
     """
-    try:
-        return __import__(module, fromlist=["_"])
-    except ImportError as error:
-        raise InputError("Parquet and zstd need pyarrow: pip install pyarrow") from error
+    return import_optional(module, "Parquet and zstd need pyarrow: pip install pyarrow")
 
 
 def first_rows(table: Table, count: int = SAMPLE_LINES) -> tuple[list[Row], Table]:

@@ -205,7 +205,7 @@ class Corpora(FolderReader):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "corpus"
-        plan = Plan("", None, "", "", None, False, "", 3, False, 2, "npy", "float32", True, 4)
+        plan = Plan("", None, "", "", None, False, "", 3, 2, "npy", "float32", True, 4)
         corpus = CorpusFolder.begin(self.folder, plan)
         for number, rows in enumerate(([0, 1], [2])):
             corpus.write(number, rows, [f"sentence {row}" for row in rows], np.eye(4, dtype=np.float32)[rows])

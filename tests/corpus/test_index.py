@@ -139,6 +139,10 @@ def test_another_corpus_model_or_setting_is_refused_and_says_what_differs(tiny_s
     other, model = tmp_path / "other.txt", tmp_path / "model"
     other.write_text(data.read_text() + "cat\n")
     shutil.copytree(tiny_small, model)
+    (model / "__pycache__").mkdir()
+    (model / "__pycache__" / "small_encoder.pyc").write_text("as Python leaves it")
+    options = ["--data", data, "--part_rows", "64", "--out", tmp_path / "out"]
+    assert "300 of 300 sentences are there already" in run_here("encode.py", *options, "--model", model).stdout
     (model / "note").write_text("another")
     for changed, message in (
         (["--data", other], "data_identity was .*rows was 300, is 301"),
@@ -148,6 +152,8 @@ def test_another_corpus_model_or_setting_is_refused_and_says_what_differs(tiny_s
         options = ["--data", data, "--model", tiny_small, "--part_rows", "64", "--out", tmp_path / "out", *changed]
         assert re.search(message, last_line(run_here("encode.py", *options)))
     assert contents(tmp_path / "out") == before
+    inside = run_here("encode.py", "--data", tmp_path, "--model", tiny_small, "--out", tmp_path / "out")
+    assert "is inside --data" in last_line(inside)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter").write_text("dear")
     assert "holds something else" in last_line(
@@ -173,7 +179,7 @@ def test_a_damaged_part_or_description_is_one_clear_line(encoded, run_here):
         path.write_bytes(whole[: len(whole) // 2])
         assert message in last_line(run_here("search.py", "--index", folder.path, "cat"))
         path.write_bytes(whole)
-    part.unlink()
+    part.with_suffix(".jsonl").unlink()
     assert "1 of 5 parts are missing; run encode.py again" in last_line(run_here("search.py", "--index", folder.path, "cat"))
 
 

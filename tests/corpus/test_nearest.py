@@ -22,7 +22,7 @@ from portable.small_encoder import SmallEncoder
 def corpus_of(path, vectors: np.ndarray, part_rows: int, **changes: Any) -> Corpus:
     """A corpus of given vectors, in parts."""
     n, width = vectors.shape
-    plan = replace(Plan("", None, "", "", None, False, "", n, False, part_rows, "npy", "float32", True, width), **changes)
+    plan = replace(Plan("", None, "", "", None, False, "", n, part_rows, "npy", "float32", True, width), **changes)
     folder = CorpusFolder.begin(path, plan)
     for number in range(plan.parts):
         rows = range(number * part_rows, number * part_rows + plan.rows_of(number))
@@ -68,13 +68,22 @@ def test_faiss_finds_nearly_the_same_and_its_index_is_kept(tmp_path):
     assert (tmp_path / "corpus" / "corpus.faiss").stat().st_mtime_ns == changed
 
 
+def test_faiss_with_few_rows_finds_them_all(tmp_path):
+    pytest.importorskip("faiss")
+    vectors = random_vectors(12)
+    corpus_of(tmp_path / "corpus", vectors, 5)
+    found = Corpus(tmp_path / "corpus", method="faiss").nearest(vectors, 50)[1]
+    np.testing.assert_array_equal(found[:, 0], np.arange(12))
+    assert np.sort(found).tolist() == [list(range(12))] * 12
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(2, 60), st.integers(1, 20), st.sampled_from([0.5, 0.9, 0.99]), st.integers(0, 1000))
+@given(st.integers(2, 60), st.integers(1, 20), st.sampled_from([0.5, 0.9, 0.99, 1.0]), st.integers(0, 1000))
 def test_duplicates_are_the_groups_of_all_pairs_one_by_one(tmp_path_factory, n, part_rows, threshold, seed):
     vectors = random_vectors(n, 3, seed)
     vectors[n // 2 :: 3] = vectors[0]
     groups = corpus_of(tmp_path_factory.mktemp("corpus") / "corpus", vectors, part_rows).duplicates(threshold)
-    similar = vectors @ vectors.T >= threshold
+    similar = vectors @ vectors.T >= threshold - 1e-6
     wanted, seen = [], set()
     for start in range(n):
         group, waiting = set(), [start]

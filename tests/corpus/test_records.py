@@ -36,13 +36,34 @@ def test_every_form_gives_the_same_sentences(tmp_path):
         records = Records(str(path), columns)
         assert list(records) == list(records) == (WANTED if has_ids else [Record(i, text) for i, text in enumerate(TEXTS)]), path
         survey = records.survey()
-        assert (survey.rows, survey.skipped, survey.has_ids) == (3, 0, has_ids)
+        assert (survey.rows, survey.skipped) == (3, 0)
 
 
 def test_a_folder_is_read_in_the_order_of_names_and_numbered_through(tmp_path):
-    for name, lines in (("b.txt", "three\nfour\n"), ("a.txt", "one\ntwo\n"), (".hidden.txt", "no\n"), ("_SUCCESS", "")):
+    for name, lines in (
+        ("b.txt", "three\nfour\n"),
+        ("a.txt", "one\ntwo\n"),
+        (".hidden.txt", "no\n"),
+        (".cache/a.txt", "no\n"),
+        ("_SUCCESS", ""),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(lines)
     assert list(Records(str(tmp_path))) == [Record(i, text) for i, text in enumerate(["one", "two", "three", "four"])]
+
+
+def test_files_with_and_without_ids_do_not_mix(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n")
+    (tmp_path / "b.csv").write_text("id,text\n7,two\n")
+    with pytest.raises(InputError, match="some files have ids and others none"):
+        Records(str(tmp_path)).survey()
+
+
+def test_a_csv_file_of_one_column_is_read_as_pandas_wrote_it(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    texts = ["The cat sat.", "A dog, ran", 'She said "no"', "two\nlines"]
+    pandas.DataFrame({"text": texts}).to_csv(tmp_path / "a.csv", index=False)
+    assert [record.text for record in Records(str(tmp_path / "a.csv"))] == texts
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
