@@ -138,22 +138,23 @@ def compared(place: Path, data: Path, rows: int, whole: tuple[float, float], *, 
     processes = os.cpu_count() or 1
     (place / "pool.py").write_text(POOL)
     theirs = f"sentence-transformers, {BACKBONE}, a pool of {processes} processes"
-    ours, small = f"encode.py, {BACKBONE}", "encode.py, small/"
+    ours, small, on_ray = f"encode.py, {BACKBONE}", "encode.py, small/", "encode.py, small/, on a local Ray"
     measured = {
         theirs: measure(place / "pool.py", source_of(BACKBONE), data, str(processes)),
         ours: encode(data, place / "same", "--model", source_of(BACKBONE)),
         small: whole,
     }
     if ray:
-        measured["encode.py, small/, on a local Ray"] = encode(data, place / "ray", "--ray", "local", "--processes", str(processes))
+        measured[on_ray] = encode(data, place / "ray", "--ray", "local", "--processes", str(processes))
         one, other = CorpusFolder.open(place / "whole"), CorpusFolder.open(place / "ray")
         for number in range(one.plan.parts):
             np.testing.assert_allclose(other.vectors(number), one.vectors(number), atol=1e-6)
     rates = {name: rows / seconds for name, (seconds, _) in measured.items()}
     table = [
-        (name, f"{rates[name]:,.0f}", f"{rates[name] / rates[theirs]:.2f}", f"{memory:,.0f}")
+        (name, f"{rates[name]:,.0f}", f"{rates[name] / rates[theirs]:.2f}", "" if name == on_ray else f"{memory:,.0f}")
         for name, (_, memory) in measured.items()
     ]
+    # Ray's own processes are not children of the command: what they take is not known.
     titles = (
         f"{rows:,} sentences of {WORDS[0]} to {WORDS[1]} words, {processes} cores",
         "sentences/s",

@@ -136,7 +136,7 @@ class CorpusFolder:
         """The numbers of the parts that are there."""
         suffixes = ("npy", "jsonl") if self.plan.format == "npy" else ("parquet",)
         names = [{path.stem.removeprefix("part-") for path in self.path.glob(f"part-*.{suffix}")} for suffix in suffixes]
-        return {int(name) for name in set.intersection(*names) if name.isdecimal()}
+        return {int(name) for name in set.intersection(*names) if name.isdecimal() and int(name) < self.plan.parts}
 
     def missing(self) -> list[int]:
         """The numbers of the parts that are not there yet."""
@@ -173,7 +173,7 @@ class CorpusFolder:
         """
         with self._reading(number):
             if self.plan.format == "npy":
-                codes = np.load(io.BytesIO(self._path(number).read_bytes()), allow_pickle=False)
+                codes = np.asarray(np.load(self._path(number), mmap_mode="r", allow_pickle=False))
             else:
                 column = self._parquet(number, ["vector"])["vector"].combine_chunks()
                 codes = column.values.to_numpy().reshape(len(column), -1)
@@ -229,7 +229,7 @@ class CorpusFolder:
             return signs / np.float32(np.sqrt(self.plan.width))
         if self.plan.precision == "int8":
             return from_int8(codes, np.array(self.plan.value_range, dtype=np.float32))
-        return codes.astype(np.float32)
+        return codes.astype(np.float32, copy=False)
 
 
 def _short(value: Any) -> str:

@@ -53,7 +53,7 @@ class Corpus:
         self._model = model or self.folder.plan.model
         self._encoder: TextEncoder | None = None
         plan = self.folder.plan
-        if missing := len(self.folder.missing()):
+        if missing := plan.parts - len(self.folder.present()):
             raise InputError(f"{missing} of {plan.parts} parts are missing; run encode.py again", path=path)
         use_faiss = method == "faiss" or (method == "auto" and plan.rows > EXACT_UP_TO)
         self._index = _open_faiss(self.folder) if use_faiss else None
@@ -103,12 +103,10 @@ class Corpus:
         best, numbers = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         for first, vectors in self._parts():
             cosines = queries @ vectors.T
-            k = min(top_k, len(vectors))
-            found = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
-            best = np.concatenate([best, np.take_along_axis(cosines, found, axis=1)], axis=1)
-            numbers = np.concatenate([numbers, found + first], axis=1)
-            order = np.lexsort((numbers, -best), axis=1)[:, :top_k]
-            best, numbers = np.take_along_axis(best, order, axis=1), np.take_along_axis(numbers, order, axis=1)
+            if best.shape[1] < top_k:
+                best, numbers = _best_of(best, numbers, cosines, first, top_k)
+            elif len(better := np.flatnonzero(cosines.max(axis=1) > best[:, -1])):  # few: most parts hold none of a query's nearest
+                best[better], numbers[better] = _best_of(best[better], numbers[better], cosines[better], first, top_k)
         return self._as_cosines(best), numbers
 
     def _as_cosines(self, products: np.ndarray) -> np.ndarray:
@@ -176,6 +174,16 @@ class Corpus:
         order = np.argsort(group, kind="stable")
         groups = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
         return sorted((own.tolist() for own in groups if len(own) > 1), key=lambda own: (-len(own), own[0]))
+
+
+def _best_of(best: np.ndarray, numbers: np.ndarray, cosines: np.ndarray, first: int, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The highest cosines and their row numbers, of those so far and of a part whose first row is `first`."""
+    k = min(top_k, cosines.shape[1])
+    found = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
+    best = np.concatenate([best, np.take_along_axis(cosines, found, axis=1)], axis=1)
+    numbers = np.concatenate([numbers, found + first], axis=1)
+    order = np.lexsort((numbers, -best), axis=1)[:, :top_k]
+    return np.take_along_axis(best, order, axis=1), np.take_along_axis(numbers, order, axis=1)
 
 
 def _open_faiss(folder: CorpusFolder) -> Any:
