@@ -41,5 +41,6 @@ class Progress(tqdm):
 
     def close(self) -> None:
         """End with the bar as it is; a log gets no last line."""
-        self.disable = self.disable or self._plain
+        if self._plain:
+            self.disable = True
         super().close()

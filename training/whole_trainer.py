@@ -143,7 +143,7 @@ class WholeTrainer(ABC):
     def _begin_stage(self) -> None:
         stage = self.stages[self.epoch]
         steps = stage.epochs * stage.batches
-        fused = torch.__version__ >= (2, 4)  # before, on CUDA only
+        fused = torch.__version__ >= "2.4"  # before, on CUDA only
         self.optimizer = torch.optim.AdamW(self.encoder.parameters(), lr=stage.learning_rate, fused=fused)
         self.schedule = CosineAnnealingWarmupLR(self.optimizer, warmup_steps=steps // 10, total_steps=steps)
 
