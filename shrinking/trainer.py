@@ -87,7 +87,7 @@ class ShrinkTrainer(WholeTrainer):
             settings: see there.
             states: the source's token states for the text, if they are on disk.
         """
-        self.student, self.source, self.text, self.targets = student, source, text, targets
+        self.source, self.text, self.targets = source, text, targets
         self.settings, self.states = settings, states
         if training:
             self._labels = torch.from_numpy(training.labels)
@@ -123,7 +123,7 @@ class ShrinkTrainer(WholeTrainer):
         """Batches of similar length, in random order within each pool of sentences."""
         assert self.text is not None
         for numbers, sentences in self.text.shuffled(rng):
-            ids, _ = self.student.backbone.tokenize(sentences)
+            ids, _ = self.encoder.backbone.tokenize(sentences)
             order = np.array(sorted(range(len(ids)), key=lambda i: len(ids[i])))
             parts = np.split(order, range(size, len(order), size))
             for part in rng.permutation(len(parts)):
@@ -144,10 +144,10 @@ class ShrinkTrainer(WholeTrainer):
 
     def _imitation(self, name: str, numbers: np.ndarray, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
         """The loss on sentences of the text or of the pairs, by their numbers there, and their embeddings `(B, G)`."""
-        hidden, mask = self.student.hidden(ids)
+        hidden, mask = self.encoder.hidden(ids)
         embeddings, loss = pooled(hidden, mask), torch.zeros(())
         wanted = self.targets.of(name, numbers) if self.targets else None
-        learns_tokens = self.settings.token_weight > 0 and self.student.model.config.num_hidden_layers > 0
+        learns_tokens = self.settings.token_weight > 0 and self.encoder.model.config.num_hidden_layers > 0
         if self.source is not None and (learns_tokens or wanted is None):
             whole = self._states_of_source(name, numbers, ids)
             if learns_tokens:
