@@ -8,9 +8,10 @@
 #                       dev.csv, test.csv), retrieval needs QUESTIONS=FILE
 # make general STSB=DIR STS=DIR QUESTIONS=FILE   results/general.md: the shipped model on text of other kinds; STS has
 #                       sts2012.csv, sts2013.csv and sts2014.csv
-# make small STSB=DIR TEXT=FILES LARGE=DIR   small/ as shipped, the whole encoder without torch: hours; TEXT are files of
-#                       sentences without labels, LARGE a larger backbone as teacher (without it the small one teaches)
-# make ladder STSB=DIR STS=DIR TEXT=FILES LARGE=DIR   results/small.md: whole encoders of 0 to 6 layers, three seeds: a night
+# make small STSB=DIR TEXT=FILES LARGE=DIR   small/ as shipped, the whole encoder without torch: a night, or a quarter of an
+#                       hour with DEVICE=cuda; TEXT are files of sentences without labels, LARGE a larger backbone as teacher
+#                       (without it the small one teaches)
+# make ladder STSB=DIR STS=DIR TEXT=FILES LARGE=DIR   results/small.md: whole encoders of 0 to 6 layers, three seeds
 # make bench STSB=DIR   results/speed.md: everything that is said about speed, on an idle machine
 # make corpus QUESTIONS=FILE   results/corpus.md: a million sentences encoded and searched, next to what else there is: hours
 # make train-retrieval DATASET=FILE   train to find matches; train-tb with TensorBoard; mine for the negatives alone;
@@ -109,7 +110,8 @@ layers_of_stsb-static := word
 stores/%/test.store: | .venv/installed
 	$(RUN) prepare_data.py $(STSB)/train.csv $(STSB)/dev.csv $(STSB)/test.csv --out stores/$* --layers=$(layers_of_$*)
 
-fine_tune = $(RUN) teacher.py --data stores/stsb/train.store --validation stores/stsb/dev.store --bfloat16 --resume --out $(@D)
+DEVICE ?= cpu
+fine_tune = $(RUN) teacher.py --device $(DEVICE) --data stores/stsb/train.store --validation stores/stsb/dev.store --bfloat16 --resume --out $(@D)
 
 stores/teacher-squared-%/teacher.json: | stores/stsb/test.store
 	$(fine_tune) --loss squared --seed $*
@@ -141,7 +143,7 @@ LARGE ?= all-MiniLM-L6-v2
 TEXT ?= data/text/*.txt
 pairs = --data $(STSB)/train.csv --validation $(STSB)/dev.csv --test $(STSB)/test.csv
 from_six = $(RUN) shrink.py --backbone runs/six-0/encoder --text $(TEXT) $(pairs) --cache_dir stores --cache_states
-fewer_layers = $(from_six) --text_epochs 4 --pair_epochs 3
+fewer_layers = $(from_six) --relu --intermediate_size 1152 --text_epochs 3 --pair_epochs 3
 six := runs/six-0/encoder/teacher.json
 # A run that Ctrl-C stops resumes: make must not delete what it has written.
 .PRECIOUS: runs/ladder/6_layers-%/encoder.onnx runs/ladder/3_layers-%/encoder.onnx runs/ladder/2_layers-%/encoder.onnx \
@@ -154,13 +156,10 @@ stores/teacher-large/teacher.json: | stores/stsb/test.store
 
 $(six): | runs/ladder/6_layers-0/encoder.onnx
 
-stores/half.txt:  # every other sentence: a large teacher takes its time
-	mkdir -p $(@D) && awk 'FNR % 2' $(TEXT) > $@
-
-runs/ladder/6_layers-%/encoder.onnx: | stores/half.txt stores/teacher-large/teacher.json stores/teacher-cosent-1/teacher.json
-	$(RUN) shrink.py --layers all --vocabulary 23000 --text stores/half.txt $(pairs) --cache_dir stores \
-		--teacher stores/teacher-large stores/teacher-cosent-1 --text_batch 128 --text_learning_rate 1e-4 --pair_learning_rate 5e-5 \
-		--resume --seed $* --run_dir runs/six-$* --out $(@D)
+runs/ladder/6_layers-%/encoder.onnx: | stores/teacher-large/teacher.json stores/teacher-cosent-1/teacher.json
+	$(RUN) shrink.py --layers all --relu --token_weight 0 --vocabulary 23000 --text $(TEXT) --variants 3 $(pairs) \
+		--teacher stores/teacher-large stores/teacher-cosent-1 --text_epochs 3 --text_batch 512 --text_learning_rate 3e-4 \
+		--pair_learning_rate 5e-5 --device $(DEVICE) --cache_dir stores --resume --seed $* --run_dir runs/six-$* --out $(@D)
 
 runs/ladder/3_layers-%/encoder.onnx: | $(six)
 	$(fewer_layers) --layers 0,2,4 $(of_seed)

@@ -28,6 +28,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 
 from common.cli import PAIRS_HELP, command_to_resume, make_parser, output_folder, run_command
+from common.devices import choose_device
 from common.errors import InputError
 from common.files import absolute_if_exists, size_of
 from common.starter import STARTER_DEV
@@ -37,9 +38,10 @@ from evaluation.scores import METRICS, Scores, cosines, score_embeddings, score_
 from model import mean_pooling
 from portable.small_encoder import SmallEncoder
 from shrinking.folder import check_replaceable, write_card, write_folder
-from shrinking.layers import keep_layers, parse_layers
+from shrinking.layers import keep_layers, narrow_layers, parse_layers, use_relu
 from shrinking.targets import SentenceTargets, open_states
 from shrinking.trainer import Settings, ShrinkTrainer
+from shrinking.variants import variants_file
 from shrinking.vocabulary import choose_tokens, cut_vocabulary
 from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, Backbone
 from tokens.sentence_files import SentenceFiles, sample
@@ -81,13 +83,13 @@ def main() -> None:
             return
         source, student = build(options, inputs)
         before = scores_of(embed_parts(source, inputs), inputs)
-        imitated = None if is_whole(options.layers) else source
+        imitated = None if is_whole(options) else source
         cache, states, targets = Path(options.cache_dir or folder), None, None
         if imitated and inputs.text and options.cache_states:
             states = open_states(source, inputs.text, cache)
         if options.teacher:
             teachers = [Path(teacher) for teacher in options.teacher]
-            targets = SentenceTargets(teachers, inputs.text, inputs.training, student, cache)
+            targets = SentenceTargets(teachers, inputs.text, inputs.training, source, cache)
         settings = settings_of(options)
         text = inputs.text if imitated or targets else None  # otherwise there is nothing to learn from it
         trainer = ShrinkTrainer(student, imitated, text, inputs.training, inputs.validation, targets, settings, states)
@@ -102,9 +104,16 @@ def parse_options(arguments: list[str]) -> Any:
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE, help="Hugging Face model name or local folder")
     parser.add_argument("--layers", default="0,2,4", help="layers to keep, from 0: 0,2,4, or all, or none for static embeddings")
     parser.add_argument("--vocabulary", type=PositiveInt, help="tokens to keep (default: all)")
+    parser.add_argument(
+        "--intermediate_size", type=PositiveInt, help="inner dimensions of each feed-forward block to keep (default: all)"
+    )
+    parser.add_argument("--relu", action="store_true", help="ReLU in place of GELU, a tenth faster")
     parser.add_argument("--train_words", action="store_true", help="train word embeddings too, which pays off with a single layer")
     parser.add_argument("--max_length", type=int, default=DEFAULT_MAX_LENGTH, help="tokens per sentence; longer ones are truncated")
     parser.add_argument("--text", nargs="+", help="text files without labels, one sentence a line")
+    parser.add_argument(
+        "--variants", type=PositiveInt, help="random edits of each sentence to learn from as well, also of the training pairs'"
+    )
     parser.add_argument("--data", nargs="+", help=f"training pairs: {PAIRS_HELP}")
     parser.add_argument("--validation", nargs="+", help="pairs that choose the best epoch (default: the starter's)")
     parser.add_argument("--test", nargs="+", help="held-out pairs, scored once at the end")
@@ -115,6 +124,7 @@ def parse_options(arguments: list[str]) -> Any:
     parser.add_argument("--save_seconds", type=float, default=SAVE_SECONDS, help="seconds between saves within an epoch")
     parser.add_argument("--cache_dir", help="folder for embeddings of teachers and states of the backbone (default: the run's)")
     parser.add_argument("--cache_states", action="store_true", help="keep the backbone's token states on disk, 30 KB per sentence")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, mps")
     parser.add_argument("--threads", type=PositiveInt, default=1, help="CPU threads")
     parser.add_argument("--float32", action="store_true", help="write float32 instead of int8")
     add_read_arguments(parser)
@@ -127,15 +137,15 @@ def parse_options(arguments: list[str]) -> Any:
     if not options.text and not options.data:
         raise InputError("nothing to learn from; give --text, --data or both")
     options.validation = options.validation or [str(STARTER_DEV)]
-    options.backbone = absolute_if_exists(options.backbone)
+    options.backbone, options.device = absolute_if_exists(options.backbone), str(choose_device(options.device))
     options.run_dir = options.run_dir or f"runs/{time.strftime('%Y%m%d-%H%M%S')}"
     options.out = options.out or f"{options.run_dir}/small"
     return options
 
 
-def is_whole(layers: str) -> bool:
-    """Whether the student keeps all layers, so that it has only teachers to imitate."""
-    return layers == "all"
+def is_whole(options: Namespace) -> bool:
+    """Whether the student keeps all of its backbone's layers as they are, so that it has only teachers to imitate."""
+    return options.layers == "all" and not options.intermediate_size and not options.relu
 
 
 def settings_of(options: Namespace) -> Settings:
@@ -152,14 +162,28 @@ def open_inputs(options: Namespace) -> Inputs:
     if parts["data"] is not None and len(parts["data"]) < options.pair_batch:
         raise InputError(f"{len(parts['data'])} training pairs, expected at least --pair_batch {options.pair_batch}")
     text = SentenceFiles(options.text) if options.text else None
-    validation = parts["validation"]
+    training, validation = parts["data"], parts["validation"]
     assert validation is not None
-    return Inputs(text, parts["data"], validation, parts["test"])
+    if options.variants:
+        cache = Path(options.cache_dir or options.run_dir)
+        text = SentenceFiles([variants_file(all_sentences(text, training), options.variants, cache)])
+    return Inputs(text, training, validation, parts["test"])
 
 
 def identity_of(options: Namespace, inputs: Inputs) -> dict[str, Any]:
     """Everything that must be the same when a run resumes."""
-    names = ("backbone", "layers", "vocabulary", "train_words", "max_length", "teacher", "float32")
+    names = (
+        "backbone",
+        "layers",
+        "intermediate_size",
+        "relu",
+        "vocabulary",
+        "train_words",
+        "max_length",
+        "teacher",
+        "device",
+        "float32",
+    )
     identity = {name: options[name] for name in names} | asdict(settings_of(options))
     identity["text"] = inputs.text.identity if inputs.text else None
     for name, pairs in (("training pairs", inputs.training), ("validation pairs", inputs.validation)):
@@ -169,26 +193,30 @@ def identity_of(options: Namespace, inputs: Inputs) -> dict[str, Any]:
 
 def build(options: Namespace, inputs: Inputs) -> tuple[WholeEncoder, WholeEncoder]:
     """Return the whole backbone, its vocabulary cut, and the student made from it."""
-    backbone = Backbone(options.backbone, "-1", max_length=options.max_length)
-    if hasattr(backbone.model, "set_attn_implementation"):
+    backbone = Backbone(options.backbone, "-1", max_length=options.max_length, device=options.device)
+    if options.device == "cpu" and hasattr(backbone.model, "set_attn_implementation"):
         backbone.model.set_attn_implementation("eager")  # in half precision on a CPU it is half as slow again otherwise
     layers = parse_layers(options.layers, backbone.model.config.num_hidden_layers)
     if options.vocabulary and options.vocabulary < len(backbone.tokenizer):
-        cut_vocabulary(backbone, choose_tokens(backbone, all_sentences(inputs), options.vocabulary))
+        cut_vocabulary(backbone, choose_tokens(backbone, all_sentences(inputs.text, inputs.training), options.vocabulary))
     cut = copy.copy(backbone)
     cut.model = copy.deepcopy(backbone.model)
-    if not is_whole(options.layers):
+    if options.layers != "all":
         keep_layers(cut, layers)
+    if options.intermediate_size:
+        narrow_layers(cut, options.intermediate_size)
+    if options.relu:
+        use_relu(cut)
     student = WholeEncoder(cut, bfloat16=bool(layers), train_words=options.train_words or not layers)
     return WholeEncoder(backbone, bfloat16=True), student
 
 
-def all_sentences(inputs: Inputs) -> Iterator[str]:
+def all_sentences(text: SentenceFiles | None, training: TextPairs | None) -> Iterator[str]:
     """The sentences of the text, then of the training pairs."""
-    if inputs.text:
-        yield from inputs.text
-    if inputs.training:
-        yield from inputs.training.first + inputs.training.second
+    if text:
+        yield from text
+    if training:
+        yield from training.first + training.second
 
 
 def embed_parts(encoder: WholeEncoder | SmallEncoder, inputs: Inputs) -> dict[str, Embedded]:
@@ -271,7 +299,7 @@ def origin_of(options: Namespace) -> dict[str, Any]:
 def calibration_sentences(inputs: Inputs) -> list[str]:
     """Some hundred sentences of the text, or else of the pairs, for the ranges of int8."""
     size = len(inputs.text) if inputs.text else 2 * len(inputs.training or [])
-    return sample(all_sentences(inputs), size, CALIBRATION)[1]
+    return sample(all_sentences(inputs.text, inputs.training), size, CALIBRATION)[1]
 
 
 if __name__ == "__main__":

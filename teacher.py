@@ -23,7 +23,7 @@ from common.cli import PAIRS_HELP, command_to_resume, make_parser, output_folder
 from common.devices import choose_device
 from common.errors import InputError
 from common.files import absolute_if_exists
-from data import open_pairs, split_by_groups
+from data import open_pairs, open_text, split_by_groups
 from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, Backbone
 from tokens.text_pairs import TextPairs, add_read_arguments, read_options
 from training.recipe import Recipe
@@ -106,15 +106,17 @@ def settings_of(options: Namespace) -> TeacherSettings:
 def open_parts(options: Namespace) -> tuple[TextPairs, TextPairs, dict[str, float] | None]:
     """The training and validation pairs; if the latter are not given, how they were set aside."""
     reading, set_aside = read_options(options), None
-    pairs = open_pairs(options.data, options=reading, cache_dir=options.cache_dir)
     if options.validation:
-        training, validation = pairs, open_pairs(options.validation, options=reading, cache_dir=options.cache_dir)
-    else:
+        training, validation = (
+            open_text(paths, options=reading, cache_dir=options.cache_dir) for paths in (options.data, options.validation)
+        )
+    else:  # the part that train.py sets aside, which opens pairs with their tokens
         set_aside = {"fraction": Recipe.validation_fraction, "seed": options.seed}
-        training, validation = split_by_groups(pairs, Recipe.validation_fraction, options.seed)
+        pairs = open_pairs(options.data, options=reading, cache_dir=options.cache_dir)
+        training, validation = (part.text() for part in split_by_groups(pairs, Recipe.validation_fraction, options.seed))
     if len(training) < options.batch_size:
         raise InputError(f"{len(training)} training pairs, expected at least one batch of {options.batch_size}")
-    return training.text(), validation.text(), set_aside
+    return training, validation, set_aside
 
 
 def identity_of(options: Namespace, settings: TeacherSettings, training: TextPairs, validation: TextPairs) -> dict[str, Any]:

@@ -46,6 +46,19 @@ def quantize(model: nn.Module, run: Callable[[Tensor], Any], sentences: Iterable
             model.set_submodule(name, _Int8Linear(linear[name], factor, inputs))
 
 
+@torch.no_grad()
+def fold_smoothing(first: nn.Module, second: nn.Module) -> None:
+    """Let one quantized layer, in place, scale its outputs as the smoothing of another one scales them, instead of that one.
+
+    The result is the same if the second reads what the first gives, dimension by dimension, and everything between them passes
+    positive factors on, as ReLU and sums over tokens do.
+    """
+    assert isinstance(first, _Int8Linear) and isinstance(second, _Int8Linear) and second.inverse is not None
+    first.scale = nn.Buffer(first.scale * second.inverse)
+    first.bias = nn.Buffer(first.bias * second.inverse)
+    second.inverse = None
+
+
 @dataclass
 class _Inputs:
     """The range of each dimension of some tokens, and the names of the linear layers that read them.
@@ -106,11 +119,12 @@ class _Int8Linear(nn.Module):
         self.step = nn.Buffer((high - low).clamp(min=SMALLEST) / LEVELS)
         self.zero = nn.Buffer((-low / self.step).round().to(torch.uint8))
         self.weight, self.scale = nn.Buffer((weight / scale).round().to(torch.int8)), nn.Buffer(scale)
-        self.inverse = nn.Buffer(1 / factor)
+        self.inverse: Tensor | None = nn.Buffer(1 / factor)
         self.bias = nn.Buffer(torch.zeros(len(scale)) if linear.bias is None else linear.bias.detach())
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return _Int8Product.apply(tokens * self.inverse, self.step, self.zero, self.weight, self.scale, self.bias)
+        smooth = tokens if self.inverse is None else tokens * self.inverse
+        return _Int8Product.apply(smooth, self.step, self.zero, self.weight, self.scale, self.bias)
 
 
 class _Int8Product(torch.autograd.Function):

@@ -77,6 +77,43 @@ def keep_layers(backbone: Backbone, layers: Sequence[int]) -> None:
 
 
 @torch.no_grad()
+def narrow_layers(backbone: Backbone, size: int) -> None:
+    """Leave each feed-forward block of a backbone, in place, `size` inner dimensions: those with the largest weights.
+
+    Raises:
+        InputError: if its feed-forward blocks are not built as BERT's are, or have fewer dimensions.
+    """
+    config = backbone.model.config
+    if size > config.intermediate_size:
+        raise InputError(f"--intermediate_size is {size}, expected at most the {config.intermediate_size} of {backbone.name}")
+    for block in _feed_forward_blocks(backbone):
+        into, out = block.intermediate.dense, block.output.dense
+        kept = (into.weight.norm(dim=1) * out.weight.norm(dim=0)).topk(size).indices.sort().values
+        into.weight, into.bias = nn.Parameter(into.weight[kept]), nn.Parameter(into.bias[kept])
+        out.weight = nn.Parameter(out.weight[:, kept])
+        into.out_features = out.in_features = size
+    config.intermediate_size = size
+
+
+def use_relu(backbone: Backbone) -> None:
+    """Give the feed-forward blocks of a backbone, in place, ReLU as their activation; training makes up for the change.
+
+    Raises:
+        InputError: if its feed-forward blocks are not built as BERT's are.
+    """
+    for block in _feed_forward_blocks(backbone):
+        block.intermediate.intermediate_act_fn = nn.ReLU()
+    backbone.model.config.hidden_act = "relu"
+
+
+def _feed_forward_blocks(backbone: Backbone) -> list[Any]:
+    blocks = [module for module in backbone.model.modules() if hasattr(module, "intermediate") and hasattr(module, "output")]
+    if len(blocks) != backbone.model.config.num_hidden_layers:
+        raise InputError(f"cannot tell the feed-forward blocks of {backbone.name}, expected a BERT-like encoder")
+    return blocks
+
+
+@torch.no_grad()
 def _embeddings_of_tokens(backbone: Backbone) -> Tensor:
     """The embedding `(V, G)` of each token of the vocabulary; those of special tokens are zero."""
     size = len(backbone.tokenizer)
@@ -85,7 +122,9 @@ def _embeddings_of_tokens(backbone: Backbone) -> Tensor:
     with Progress(total=size, unit="token", desc="tokens of the vocabulary") as bar:
         embeddings = encoder.embed([[first, token, last] for token in range(size)], batch_size=256, bar=bar)
     embeddings -= embeddings.mean(0)
-    frequency = 1 / (1 + torch.arange(size)) / torch.log(torch.tensor(float(size)))  # tokens are numbered by frequency, nearly
+    frequency = (
+        1 / (1 + torch.arange(size, device=embeddings.device)) / torch.log(torch.tensor(float(size)))
+    )  # tokens are numbered by frequency, nearly
     embeddings *= (ZIPF / (ZIPF + frequency))[:, None]
     embeddings[backbone.tokenizer.all_special_ids] = 0
     return embeddings.clone()

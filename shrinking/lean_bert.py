@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shrinking.int8_layers import fold_smoothing
+
 
 class LeanBert(nn.Module):
     """The forward pass of a BERT encoder, over its own modules."""
@@ -25,6 +27,14 @@ class LeanBert(nn.Module):
     def suits(model: Any) -> bool:
         """Whether a model is a BERT encoder."""
         return type(model).__name__ == "BertModel" and not model.config.is_decoder
+
+    def simplify_int8(self) -> None:
+        """Leave out, once the layers are quantized, what they can do in passing."""
+        for layer in self.layers:
+            fold_smoothing(layer.attention.self.value, layer.attention.output.dense)
+            if isinstance(layer.intermediate.intermediate_act_fn, nn.ReLU):
+                fold_smoothing(layer.intermediate.dense, layer.output.dense)
+                layer.intermediate.intermediate_act_fn = nn.Identity()  # rounding to unsigned integers cuts off at 0 as well
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, output_hidden_states: bool = False) -> SimpleNamespace:
         """Token ids `(B, T)` and an additive mask `(B, 1, 1, T)` to hidden states `(B, T, G)`, as transformers names them."""

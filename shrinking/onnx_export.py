@@ -102,4 +102,6 @@ def export_int8(graph: EncoderGraph, path: Path, calibration: Sequence[Sequence[
         graph(ids, torch.ones_like(ids))
 
     quantize(graph.transformer, run, (torch.tensor([ids]) for ids in calibration))
+    if isinstance(graph.transformer, LeanBert):
+        graph.transformer.simplify_int8()
     export(graph, path)

@@ -1,4 +1,4 @@
-"""Target embeddings of a student: those of its teachers, rotated into the student's own dimensions."""
+"""Target embeddings of a student: those of its teachers, rotated into the dimensions of the backbone that it is made from."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class _Source:
 
 
 class SentenceTargets:
-    """The target embedding of each sentence: the teachers' embeddings, centred, concatenated, and rotated to the student's.
+    """The target embedding of each sentence: the teachers' embeddings, centred, concatenated, and rotated to the backbone's.
 
     The cosine of two targets is close to the mean of the teachers' cosines: the G principal components are kept, as many as the
-    student has dimensions, and rotated to be as close as possible to the student's embeddings of the same sentences (orthogonal
+    backbone has dimensions, and rotated to be as close as possible to its own embeddings of the same sentences (orthogonal
     Procrustes; Schoenemann 1966, A Generalized Solution of the Orthogonal Procrustes Problem).
     """
 
     def __init__(
-        self, folders: Sequence[Path], text: SentenceFiles | None, pairs: TextPairs | None, student: WholeEncoder, cache: Path
+        self, folders: Sequence[Path], text: SentenceFiles | None, pairs: TextPairs | None, backbone: WholeEncoder, cache: Path
     ) -> None:
         """Compute the teachers' embeddings, or read those of an earlier run, and fit the rotation.
 
@@ -51,11 +51,11 @@ class SentenceTargets:
             folders: of teachers, as teacher.py writes them.
             text: sentences without labels.
             pairs: training pairs.
-            student: as it is before training.
+            backbone: the one that the student is made from.
             cache: folder for the teachers' embeddings.
 
         Raises:
-            InputError: if a folder holds no teacher, or the student is wider than all teachers together.
+            InputError: if a folder holds no teacher, or the backbone is wider than all teachers together.
         """
         sources = []
         if text is not None:
@@ -63,32 +63,40 @@ class SentenceTargets:
         if pairs is not None:
             both = [sentence for pair in zip(pairs.first, pairs.second, strict=True) for sentence in pair]
             sources.append(_Source("pairs", hashlib.blake2b(json.dumps(both).encode(), digest_size=16).hexdigest(), both))
-        stores = {source.name: [_open_embeddings(folder, source, cache) for folder in folders] for source in sources}
+        stores = {
+            source.name: [_open_embeddings(folder, source, cache, backbone.backbone.device) for folder in folders]
+            for source in sources
+        }
         self._rows = {name: [store.tokens[0] for store in of_source] for name, of_source in stores.items()}
-        self._fit(sources[0], student)
+        self._fit(sources[0], backbone)
 
-    def _fit(self, source: _Source, student: WholeEncoder) -> None:
+    def _fit(self, source: _Source, backbone: WholeEncoder) -> None:
         chosen, sentences = sample(source.sentences, len(source.sentences), FITTED_ON)
         rows = [torch.from_numpy(np.asarray(part[chosen])) for part in self._rows[source.name]]
         self._means = [part.mean(0) for part in rows]
         teacher = self._concatenated(rows)
-        width = student.backbone.width
+        width = backbone.backbone.width
         if teacher.shape[1] < width:
             raise InputError(
-                f"the teachers' embeddings have {teacher.shape[1]} dimensions, expected at least the student's {width}"
+                f"the teachers' embeddings have {teacher.shape[1]} dimensions, expected at least the backbone's {width}"
             )
-        ours = student.encode(sentences, progress="fitting targets").clone()
+        ours = backbone.encode(sentences, progress="fitting targets").clone()
         _, directions = torch.linalg.eigh((teacher.T @ teacher).double())
         largest = directions[:, -width:].float()
         left, _, right = torch.linalg.svd(((teacher @ largest).T @ ours).double())
-        self._rotation = largest @ (left @ right).float()
+        device = backbone.backbone.device
+        self._rotation = (largest @ (left @ right).float()).to(device)
+        self._means = [mean.to(device) for mean in self._means]
 
     def _concatenated(self, rows: Sequence[Tensor]) -> Tensor:
         return torch.cat([unit_length(part - mean) for part, mean in zip(rows, self._means, strict=True)], dim=1)
 
     def of(self, name: str, numbers: np.ndarray) -> Tensor:
-        """The targets `(n, G)`, unit length, of sentences by their number in the text, or `2 * pair + side` in the pairs."""
-        rows = [torch.from_numpy(np.asarray(part[numbers])) for part in self._rows[name]]
+        """The targets `(n, G)`, unit length, of sentences by their number in the text, or `2 * pair + side` in the pairs.
+
+        They are on the backbone's device.
+        """
+        rows = [torch.from_numpy(np.asarray(part[numbers])).to(self._rotation.device) for part in self._rows[name]]
         return unit_length(self._concatenated(rows) @ self._rotation)
 
 
@@ -115,7 +123,7 @@ def open_states(source: WholeEncoder, text: SentenceFiles, cache: Path) -> Token
                 for start in range(0, len(ids), ENCODED_AT_ONCE):
                     rows = by_length[start : start + ENCODED_AT_ONCE]
                     hidden, _ = source.hidden([ids[row] for row in rows])
-                    for row, states in zip(rows, hidden.numpy(), strict=True):
+                    for row, states in zip(rows, hidden.cpu().numpy(), strict=True):
                         writer.append(states[: len(ids[row])])
                         order.append(before + row)
                     bar.update(len(rows))
@@ -124,13 +132,13 @@ def open_states(source: WholeEncoder, text: SentenceFiles, cache: Path) -> Token
     return cached_store(cache / f"states-{name}.store", description, write)
 
 
-def _open_embeddings(folder: Path, source: _Source, cache: Path) -> TokenStore:
+def _open_embeddings(folder: Path, source: _Source, cache: Path, device: str) -> TokenStore:
     """A teacher's embeddings of all sentences, one row each, from an earlier run or computed now."""
     description = {"teacher": identity_of(folder / "model.safetensors"), "sentences": source.identity}
     name = hashlib.blake2b(json.dumps(description).encode(), digest_size=8).hexdigest()
 
     def write(path: Path) -> None:
-        teacher = load_teacher(folder, bfloat16=True)
+        teacher = load_teacher(folder, bfloat16=True, device=device)
         rest, n = iter(source.sentences), 0
         with create_store(path, teacher.backbone.width) as writer:
             while part := list(islice(rest, ENCODED_TOGETHER)):

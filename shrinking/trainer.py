@@ -90,7 +90,7 @@ class ShrinkTrainer(WholeTrainer):
         self.source, self.text, self.targets = source, text, targets
         self.settings, self.states = settings, states
         if training:
-            self._labels = torch.from_numpy(training.labels)
+            self._labels = torch.from_numpy(training.labels).to(student.backbone.device)
             self._ids = [student.backbone.tokenize(side)[0] for side in (training.first, training.second)]
         of_text = max(1, len(text) // settings.text_batch) if text else 0
         of_pairs = count_batches(len(training), settings.pair_batch) if training else 0
@@ -131,7 +131,7 @@ class ShrinkTrainer(WholeTrainer):
 
     def loss(self, batch: _Batch) -> Tensor:
         """The loss of a batch: imitation of its sentences, and the squared error of its pairs."""
-        loss = torch.zeros(())
+        loss = torch.zeros((), device=self.device)
         if len(batch.numbers):
             loss = self._imitation("text", batch.numbers, batch.ids)[0]
         if len(batch.rows):
@@ -145,7 +145,7 @@ class ShrinkTrainer(WholeTrainer):
     def _imitation(self, name: str, numbers: np.ndarray, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
         """The loss on sentences of the text or of the pairs, by their numbers there, and their embeddings `(B, G)`."""
         hidden, mask = self.encoder.hidden(ids)
-        embeddings, loss = pooled(hidden, mask), torch.zeros(())
+        embeddings, loss = pooled(hidden, mask), torch.zeros((), device=self.device)
         wanted = self.targets.of(name, numbers) if self.targets else None
         learns_tokens = self.settings.token_weight > 0 and self.encoder.model.config.num_hidden_layers > 0
         if self.source is not None and (learns_tokens or wanted is None):
@@ -160,6 +160,6 @@ class ShrinkTrainer(WholeTrainer):
     @torch.no_grad()
     def _states_of_source(self, name: str, numbers: np.ndarray, ids: list[list[int]]) -> Tensor:
         if name == "text" and self.states is not None:
-            return self.states.padded(numbers)[0]
+            return self.states.padded(numbers)[0].to(self.device)
         assert self.source is not None
         return self.source.hidden(ids)[0]

@@ -50,7 +50,8 @@ class WholeEncoder:
         if not sentences:
             return torch.empty(0, self.backbone.width)
         with Progress(total=len(sentences), unit="sentence", desc=progress, disable=not progress) as bar:
-            return self.embed(self.backbone.tokenize(sentences)[0], batch_size=64, bar=bar).cpu()
+            together = 64 if self.backbone.device == "cpu" else 512
+            return self.embed(self.backbone.tokenize(sentences)[0], batch_size=together, bar=bar).cpu()
 
     def embed(self, ids: Sequence[Sequence[int]], batch_size: int, bar: Progress | None = None) -> Tensor:
         """The embeddings `(n, G)` of n tokenized sentences, unit length, computed in batches of similar length."""
@@ -108,10 +109,11 @@ def read_teacher(folder: Path) -> dict[str, Any]:
         raise InputError("not a teacher, expected a folder written by teacher.py", path=folder) from error
 
 
-def load_teacher(folder: Path, *, bfloat16: bool = False) -> WholeEncoder:
-    """Load a teacher from its folder, on the CPU; `bfloat16` computes in half precision.
+def load_teacher(folder: Path, *, bfloat16: bool = False, device: str = "cpu") -> WholeEncoder:
+    """Load a teacher from its folder; `bfloat16` computes in half precision.
 
     Raises:
         InputError: if teacher.py did not write the folder.
     """
-    return WholeEncoder(Backbone(str(folder), "-1", max_length=read_teacher(folder)["max_length"]), bfloat16=bfloat16)
+    backbone = Backbone(str(folder), "-1", max_length=read_teacher(folder)["max_length"], device=device)
+    return WholeEncoder(backbone, bfloat16=bfloat16)

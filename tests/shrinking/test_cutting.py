@@ -10,7 +10,7 @@ import torch
 from conftest import SENTENCES
 
 from common.errors import InputError
-from shrinking.layers import keep_layers, parse_layers
+from shrinking.layers import keep_layers, narrow_layers, parse_layers, use_relu
 from shrinking.vocabulary import choose_tokens, cut_vocabulary
 from tokens.backbone import Backbone
 from training.whole_encoder import WholeEncoder
@@ -46,6 +46,39 @@ def test_without_layers_an_embedding_is_the_mean_of_its_tokens_in_any_order(tiny
     mean = table[ids].mean(0)
     torch.testing.assert_close(encoder.encode(["the dog sat"])[0], mean / mean.norm())
     torch.testing.assert_close(*encoder.encode(["the dog sat", "sat dog the"]))
+
+
+def test_inner_dimensions_without_weight_are_cut_first_and_change_nothing(tiny_bert):
+    whole, cut = Backbone(str(tiny_bert)), Backbone(str(tiny_bert))
+    for backbone in (whole, cut):
+        for number, block in enumerate(backbone.model.encoder.layer):
+            block.output.dense.weight.data[:, number::4] = 0
+    narrow_layers(cut, 24)
+    assert cut.model.config.intermediate_size == 24
+    assert {block.intermediate.dense.weight.shape for block in cut.model.encoder.layer} == {(24, 16)}
+    torch.testing.assert_close(WholeEncoder(cut).encode(SENTENCES), WholeEncoder(whole).encode(SENTENCES))
+
+
+def test_another_activation_and_fewer_inner_dimensions_are_saved_with_the_backbone(tiny_bert, tmp_path):
+    cut = Backbone(str(tiny_bert))
+    narrow_layers(cut, 20)
+    use_relu(cut)
+    cut.model.save_pretrained(tmp_path)
+    cut.tokenizer.save_pretrained(tmp_path)
+    loaded = Backbone(str(tmp_path))
+    assert torch.equal(WholeEncoder(loaded).encode(SENTENCES), WholeEncoder(cut).encode(SENTENCES))
+    tokens = torch.randn(5, 16)
+    block = loaded.model.encoder.layer[0].intermediate
+    assert torch.equal(block(tokens), block.dense(tokens).clamp(min=0))
+    assert not torch.equal(WholeEncoder(Backbone(str(tiny_bert))).encode(SENTENCES), WholeEncoder(cut).encode(SENTENCES))
+
+
+def test_blocks_that_cannot_be_cut_are_one_clear_line(tiny_bert, tiny_qwen):
+    with pytest.raises(InputError, match="--intermediate_size is 33, expected at most the 32 of "):
+        narrow_layers(Backbone(str(tiny_bert)), 33)
+    for change in (use_relu, lambda backbone: narrow_layers(backbone, 8)):
+        with pytest.raises(InputError, match=r"cannot tell the feed-forward blocks of .*, expected a BERT-like encoder"):
+            change(Backbone(str(tiny_qwen)))
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ from shrinking.onnx_export import EncoderGraph, export, export_int8
 SENTENCES = [torch.randint(0, 12, (1, length), generator=torch.Generator().manual_seed(length)) for length in range(1, 12)]
 
 
-@pytest.fixture(scope="module", params=["bert", "distilbert"])
+@pytest.fixture(scope="module", params=["bert", "bert with ReLU", "distilbert"])
 def transformer(request, tiny_bert):
-    if request.param == "bert":
-        return AutoModel.from_pretrained(tiny_bert)
+    if request.param.startswith("bert"):
+        return AutoModel.from_pretrained(tiny_bert, hidden_act="relu" if "ReLU" in request.param else "gelu")
     torch.manual_seed(0)
     return DistilBertModel(DistilBertConfig(vocab_size=19, dim=16, n_layers=2, n_heads=2, hidden_dim=32)).eval()
 
@@ -57,6 +57,20 @@ def test_queries_keys_and_values_are_rounded_once(tiny_bert, tmp_path):
     InferenceSession(tmp_path / "int8.onnx", options, providers=["CPUExecutionProvider"])
     kinds = [node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node]
     assert kinds.count("MatMulIntegerToFloat") == 3 * 6 and kinds.count("QuantizeLinear") == 3 * 4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_what_layers_do_in_passing_gives_the_same_embeddings(tiny_bert, activation):
+    graph = EncoderGraph(AutoModel.from_pretrained(tiny_bert, hidden_act=activation), mean_pooling(16), max_length=64)
+    quantize(graph.transformer, lambda ids: graph(ids, torch.ones_like(ids)), SENTENCES)
+    ids, mask = (torch.from_numpy(value) for value in padded().values())
+    before = graph(ids, mask)[1]
+    smoothed = [module for module in graph.modules() if getattr(module, "inverse", None) is not None]
+    graph.transformer.simplify_int8()
+    torch.testing.assert_close(graph(ids, mask)[1], before, atol=2e-3, rtol=0)
+    left = [module for module in smoothed if module.inverse is not None]
+    assert len(smoothed) - len(left) == 3 * (2 if activation == "relu" else 1)
 
 
 @torch.no_grad()

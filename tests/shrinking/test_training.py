@@ -13,13 +13,14 @@ from conftest import WORDS, last_line, stopped_and_resumed
 from transformers import AutoModel
 
 from common.errors import InputError
+from portable.small_encoder import SmallEncoder
 from shrinking.layers import keep_layers
 from shrinking.targets import SentenceTargets, open_states
 from shrinking.trainer import Settings, ShrinkTrainer
 from tokens.backbone import Backbone
 from tokens.sentence_files import SentenceFiles
 from tokens.text_pairs import TextPairs
-from training.whole_encoder import WholeEncoder, save_teacher
+from training.whole_encoder import WholeEncoder, load_teacher, save_teacher
 
 
 def some_sentences(n: int, seed: int = 0) -> list[str]:
@@ -215,6 +216,15 @@ def test_the_command_shrinks_reports_and_resumes(tiny_bert, pairs, tmp_path, run
     done = run_here("shrink.py", *files, *small, "--train_words", "--run_dir", tmp_path / "words", "--out", tmp_path / "words-out")
     assert done.returncode == 0, done.stderr
     assert not torch.equal(word_embeddings(tmp_path / "words" / "encoder"), word_embeddings(tiny_bert))
+    thinner = ("--relu", "--intermediate_size", "24", "--variants", "2", "--float32")
+    done = run_here("shrink.py", *files, *small, *thinner, "--run_dir", tmp_path / "thin", "--out", tmp_path / "thin-out")
+    assert done.returncode == 0, done.stderr
+    config = AutoModel.from_pretrained(tmp_path / "thin" / "encoder").config
+    assert (config.hidden_act, config.intermediate_size) == ("relu", 24)
+    lines = next((tmp_path / "thin").glob("variants-*.txt")).read_text().splitlines()
+    assert set(some_sentences(100)) | set(pairs.first[:80]) <= set(lines)
+    whole = load_teacher(tmp_path / "thin" / "encoder").encode(pairs.first)
+    np.testing.assert_allclose(SmallEncoder(tmp_path / "thin-out").encode(pairs.first), whole, atol=1e-5)
     assert "--data needs --validation" in last_line(run_here("shrink.py", "--data", tmp_path / "train.tsv"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious.txt").write_text("keep")

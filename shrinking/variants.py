@@ -1,0 +1,56 @@
+"""Variants of sentences: more text to imitate, and sentences that are partly alike, which random ones hardly ever are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from common.files import write_text_atomically
+
+EDITED = 0.25  # the largest mean share of words that is left out or exchanged
+SHORTEST = 3  # words of a sentence that is edited
+BLOCK = 4096  # sentences that lend each other words and parts
+
+
+def variants_file(sentences: Iterable[str], count: int, folder: Path) -> Path:
+    """Write the sentences and `count` variants of each to a file in a folder, one a line, or find that of an earlier run."""
+    originals = [sentence for sentence in dict.fromkeys(" ".join(own.split()) for own in sentences) if sentence]
+    identity = hashlib.blake2b(json.dumps([originals, count]).encode(), digest_size=8).hexdigest()
+    path = folder / f"variants-{identity}.txt"
+    if not path.exists():
+        write_text_atomically(path, "".join(f"{sentence}\n" for sentence in with_variants(originals, count)))
+    return path
+
+
+def with_variants(sentences: list[str], count: int) -> Iterator[str]:
+    """Yield the sentences and `count` random variants of each, always the same.
+
+    A variant lacks some words, has some exchanged for words of other sentences, or ends as another sentence does. None of it
+    needs to be good English: a teacher says what it means. Source of the idea: Jiao et al. 2020, TinyBERT: Distilling BERT for
+    Natural Language Understanding, which exchanges words.
+    """
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(sentences))
+    for start in range(0, len(order), BLOCK):
+        block = [sentences[i].split() for i in order[start : start + BLOCK]]
+        words = [word for sentence in block for word in sentence]
+        yield from (sentences[i] for i in order[start : start + BLOCK])
+        for sentence in block:
+            for _ in range(count if len(sentence) >= SHORTEST else 0):
+                yield " ".join(_edited(sentence, words, block, rng))
+
+
+def _edited(sentence: list[str], words: list[str], others: list[list[str]], rng: np.random.Generator) -> list[str]:
+    kind, share = rng.integers(3), EDITED * 2 * rng.random()
+    if kind == 0:
+        kept = [word for word, chance in zip(sentence, rng.random(len(sentence)), strict=True) if chance >= share]
+        return kept or sentence[:1]
+    if kind == 1:
+        chances, chosen = rng.random(len(sentence)), rng.integers(len(words), size=len(sentence))
+        return [words[new] if chance < share else old for old, chance, new in zip(sentence, chances, chosen, strict=True)]
+    other = others[rng.integers(len(others))]
+    return sentence[: 1 + rng.integers(len(sentence))] + other[rng.integers(len(other)) :]
