@@ -143,7 +143,7 @@ LARGE ?= all-MiniLM-L6-v2
 TEXT ?= data/text/*.txt
 pairs = --data $(STSB)/train.csv --validation $(STSB)/dev.csv --test $(STSB)/test.csv
 from_six = $(RUN) shrink.py --backbone runs/six-0/encoder --text $(TEXT) $(pairs) --cache_dir stores --cache_states
-fewer_layers = $(from_six) --relu --intermediate_size 1152 --text_epochs 3 --pair_epochs 3
+fewer_layers = $(from_six) --relu
 six := runs/six-0/encoder/teacher.json
 # A run that Ctrl-C stops resumes: make must not delete what it has written.
 .PRECIOUS: runs/ladder/6_layers-%/encoder.onnx runs/ladder/3_layers-%/encoder.onnx runs/ladder/2_layers-%/encoder.onnx \
@@ -162,13 +162,13 @@ runs/ladder/6_layers-%/encoder.onnx: | stores/teacher-large/teacher.json stores/
 		--pair_learning_rate 5e-5 --device $(DEVICE) --cache_dir stores --resume --seed $* --run_dir runs/six-$* --out $(@D)
 
 runs/ladder/3_layers-%/encoder.onnx: | $(six)
-	$(fewer_layers) --layers 0,2,4 $(of_seed)
+	$(fewer_layers) --layers 0,2,4 --intermediate_size 1152 --text_epochs 3 --pair_epochs 3 $(of_seed)
 
 runs/ladder/2_layers-%/encoder.onnx: | $(six)
-	$(fewer_layers) --layers 0,3 $(of_seed)
+	$(fewer_layers) --layers 0,3 --intermediate_size 1344 --text_epochs 3 $(of_seed)
 
 runs/ladder/1_layer-%/encoder.onnx: | $(six)
-	$(fewer_layers) --train_words --layers 0 $(of_seed)
+	$(fewer_layers) --layers 0 --train_words --intermediate_size 1344 --text_epochs 4 $(of_seed)
 
 runs/ladder/static-%/encoder.onnx: | $(six)
 	$(from_six) --layers none $(of_seed) --text_epochs 5 --text_batch 128 --text_learning_rate 2e-3 --pair_epochs 5 \

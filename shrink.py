@@ -27,7 +27,7 @@ import torch
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 
-from common.cli import PAIRS_HELP, command_to_resume, make_parser, output_folder, run_command
+from common.cli import PAIRS_HELP, command_to_resume, make_parser, output_folder, run_command, settings_among
 from common.devices import choose_device
 from common.errors import InputError
 from common.files import absolute_if_exists, size_of
@@ -39,7 +39,7 @@ from model import mean_pooling
 from portable.small_encoder import SmallEncoder
 from shrinking.folder import check_replaceable, write_card, write_folder
 from shrinking.layers import keep_layers, narrow_layers, parse_layers, use_relu
-from shrinking.targets import SentenceTargets, open_states
+from shrinking.targets import SentenceTargets, open_states, sentence_sets
 from shrinking.trainer import Settings, ShrinkTrainer
 from shrinking.variants import variants_file
 from shrinking.vocabulary import choose_tokens, cut_vocabulary
@@ -84,13 +84,12 @@ def main() -> None:
         source, student = build(options, inputs)
         before = scores_of(embed_parts(source, inputs), inputs)
         imitated = None if is_whole(options) else source
-        cache, states, targets = Path(options.cache_dir or folder), None, None
-        if imitated and inputs.text and options.cache_states:
-            states = open_states(source, inputs.text, cache)
+        cache, sets, states, targets = Path(options.cache_dir or folder), sentence_sets(inputs.text, inputs.training), {}, None
+        if imitated and options.cache_states:
+            states = {own.name: open_states(source, own, cache) for own in sets}
         if options.teacher:
-            teachers = [Path(teacher) for teacher in options.teacher]
-            targets = SentenceTargets(teachers, inputs.text, inputs.training, source, cache)
-        settings = settings_of(options)
+            targets = SentenceTargets([Path(teacher) for teacher in options.teacher], sets, source, cache)
+        settings = settings_among(options, Settings)
         text = inputs.text if imitated or targets else None  # otherwise there is nothing to learn from it
         trainer = ShrinkTrainer(student, imitated, text, inputs.training, inputs.validation, targets, settings, states)
         print(saved.begin(trainer, options.resume))
@@ -148,11 +147,6 @@ def is_whole(options: Namespace) -> bool:
     return options.layers == "all" and not options.intermediate_size and not options.relu
 
 
-def settings_of(options: Namespace) -> Settings:
-    """The settings of the training among the options."""
-    return Settings(**{name: options[name] for name in asdict(Settings())})
-
-
 def open_inputs(options: Namespace) -> Inputs:
     """Open all text, and check that there is something to learn."""
     reading = read_options(options)
@@ -184,7 +178,7 @@ def identity_of(options: Namespace, inputs: Inputs) -> dict[str, Any]:
         "device",
         "float32",
     )
-    identity = {name: options[name] for name in names} | asdict(settings_of(options))
+    identity = {name: options[name] for name in names} | asdict(settings_among(options, Settings))
     identity["text"] = inputs.text.identity if inputs.text else None
     for name, pairs in (("training pairs", inputs.training), ("validation pairs", inputs.validation)):
         identity[name] = pairs and pairs.identity()
@@ -263,7 +257,13 @@ def report(options: Namespace, inputs: Inputs, student: WholeEncoder, before: Ma
         origin["scores"] = {part: dict([next(iter(own.items()))]) for part, own in scores.items()}
         save_teacher(folder / "encoder", student, {"set_aside": None, "origin": origin})
     agreement = spearman(cosines(*in_small["validation"]), cosines(*in_float["validation"]))
-    metrics = {**facts, "settings": asdict(settings_of(options)), "scores": scores, "bytes": size_of(out), "agreement": agreement}
+    metrics = {
+        **facts,
+        "settings": asdict(settings_among(options, Settings)),
+        "scores": scores,
+        "bytes": size_of(out),
+        "agreement": agreement,
+    }
     write_metrics(folder / "metrics.json", {**metrics, "seconds": round(seconds, 1)})
     part = "test" if inputs.test else "validation"
     baseline, reached = (next(iter(scores[part].values())), scores[part][SMALL])
@@ -286,7 +286,7 @@ def origin_of(options: Namespace) -> dict[str, Any]:
     """
     own = {
         "backbone": Path(options.backbone).name if Path(options.backbone).exists() else options.backbone,
-        "teachers": [Path(teacher).name for teacher in options.teacher or []],
+        "teachers": [name_of_teacher(Path(teacher)) for teacher in options.teacher or []],
         "data": [Path(path).name for name in ("text", "data") for path in options[name] or []],
     }
     with suppress(InputError):  # an ordinary backbone
@@ -294,6 +294,12 @@ def origin_of(options: Namespace) -> dict[str, Any]:
             lists = {name: list(dict.fromkeys(origin[name] + own[name])) for name in ("teachers", "data")}
             return {"backbone": origin["backbone"], **lists, "scores": origin["scores"]}
     return own
+
+
+def name_of_teacher(folder: Path) -> str:
+    """What a teacher was made from, which says more to others than the name of its folder, if that is known."""
+    backbone = read_teacher(folder).get("backbone")
+    return f"{Path(backbone).name} fine-tuned" if backbone else folder.name
 
 
 def calibration_sentences(inputs: Inputs) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from common.cli import PAIRS_HELP, command_to_resume, make_parser, output_folder, run_command
+from common.cli import PAIRS_HELP, command_to_resume, make_parser, output_folder, run_command, settings_among
 from common.devices import choose_device
 from common.errors import InputError
 from common.files import absolute_if_exists
@@ -44,7 +44,7 @@ def main() -> None:
     saved = SavedRun(out, save_seconds=options.save_seconds, command=command_to_resume(out, [], "out"), place="out")
     with saved.hold(arguments_to_save(arguments, options, FILES, "out"), resume=options.resume):
         training, validation, set_aside = open_parts(options)
-        settings = settings_of(options)
+        settings = settings_among(options, TeacherSettings)
         saved.identity = identity_of(options, settings, training, validation)
         if options.resume and (summary := saved.finished(out / FACTS)):
             print(f"The run in {out}/ is finished: {summary}")
@@ -96,11 +96,6 @@ def parse_options(arguments: list[str]) -> Any:
         raise InputError("expected --batch_size 2 or more, --epochs 1 or more, --learning_rate above 0")
     options.backbone, options.device = absolute_if_exists(options.backbone), str(choose_device(options.device))
     return options
-
-
-def settings_of(options: Namespace) -> TeacherSettings:
-    """The settings of the training among the options."""
-    return TeacherSettings(**{name: options[name] for name in asdict(TeacherSettings())})
 
 
 def open_parts(options: Namespace) -> tuple[TextPairs, TextPairs, dict[str, float] | None]:

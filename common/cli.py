@@ -9,11 +9,15 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import TypeVar
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from common.errors import InputError
+
+T = TypeVar("T")
 
 ADVICE = {
     errno.ENOSPC: ", nothing was written there; free some space or choose another folder",
@@ -107,6 +111,11 @@ def take_options(arguments: Sequence[str], names: Iterable[str]) -> tuple[argpar
     for name in names:
         parser.add_argument(f"--{name}", nargs="*")
     return parser.parse_known_args(arguments)
+
+
+def settings_among(options: Namespace, kind: type[T]) -> T:
+    """The options that are named as the fields of a dataclass, as an instance of it."""
+    return kind(**{field.name: options[field.name] for field in fields(kind)})  # type: ignore[arg-type]
 
 
 def command_to_resume(folder: Path, arguments: Sequence[str] | None = None, place: str = "run_dir") -> str:

@@ -26,12 +26,23 @@ FITTED_ON = 8192  # sentences
 
 
 @dataclass(frozen=True)
-class _Source:
+class SentenceSet:
     """Sentences, the same from pass to pass, and the name and hash of their contents."""
 
     name: str
     identity: str
     sentences: Sequence[str] | SentenceFiles
+
+
+def sentence_sets(text: SentenceFiles | None, pairs: TextPairs | None) -> list[SentenceSet]:
+    """The sentences of a text as the set `text`; those of pairs as `pairs`, numbered `2 * pair + side`."""
+    sets = []
+    if text is not None:
+        sets.append(SentenceSet("text", text.identity, text))
+    if pairs is not None:
+        both = [sentence for pair in zip(pairs.first, pairs.second, strict=True) for sentence in pair]
+        sets.append(SentenceSet("pairs", hashlib.blake2b(json.dumps(both).encode(), digest_size=16).hexdigest(), both))
+    return sets
 
 
 class SentenceTargets:
@@ -42,37 +53,25 @@ class SentenceTargets:
     Procrustes; Schoenemann 1966, A Generalized Solution of the Orthogonal Procrustes Problem).
     """
 
-    def __init__(
-        self, folders: Sequence[Path], text: SentenceFiles | None, pairs: TextPairs | None, backbone: WholeEncoder, cache: Path
-    ) -> None:
+    def __init__(self, folders: Sequence[Path], sets: Sequence[SentenceSet], backbone: WholeEncoder, cache: Path) -> None:
         """Compute the teachers' embeddings, or read those of an earlier run, and fit the rotation.
 
         Args:
             folders: of teachers, as teacher.py writes them.
-            text: sentences without labels.
-            pairs: training pairs.
+            sets: the sentences; the rotation is fitted on the first set.
             backbone: the one that the student is made from.
             cache: folder for the teachers' embeddings.
 
         Raises:
             InputError: if a folder holds no teacher, or the backbone is wider than all teachers together.
         """
-        sources = []
-        if text is not None:
-            sources.append(_Source("text", text.identity, text))
-        if pairs is not None:
-            both = [sentence for pair in zip(pairs.first, pairs.second, strict=True) for sentence in pair]
-            sources.append(_Source("pairs", hashlib.blake2b(json.dumps(both).encode(), digest_size=16).hexdigest(), both))
-        stores = {
-            source.name: [_open_embeddings(folder, source, cache, backbone.backbone.device) for folder in folders]
-            for source in sources
-        }
-        self._rows = {name: [store.tokens[0] for store in of_source] for name, of_source in stores.items()}
-        self._fit(sources[0], backbone)
+        stores = {own.name: [_open_embeddings(folder, own, cache, backbone.backbone.device) for folder in folders] for own in sets}
+        self._rows = {name: [store.tokens[0] for store in of_set] for name, of_set in stores.items()}
+        self._fit(sets[0], backbone)
 
-    def _fit(self, source: _Source, backbone: WholeEncoder) -> None:
-        chosen, sentences = sample(source.sentences, len(source.sentences), FITTED_ON)
-        rows = [torch.from_numpy(np.asarray(part[chosen])) for part in self._rows[source.name]]
+    def _fit(self, fitted_on: SentenceSet, backbone: WholeEncoder) -> None:
+        chosen, sentences = sample(fitted_on.sentences, len(fitted_on.sentences), FITTED_ON)
+        rows = [torch.from_numpy(np.asarray(part[chosen])) for part in self._rows[fitted_on.name]]
         self._means = [part.mean(0) for part in rows]
         teacher = self._concatenated(rows)
         width = backbone.backbone.width
@@ -92,29 +91,26 @@ class SentenceTargets:
         return torch.cat([unit_length(part - mean) for part, mean in zip(rows, self._means, strict=True)], dim=1)
 
     def of(self, name: str, numbers: np.ndarray) -> Tensor:
-        """The targets `(n, G)`, unit length, of sentences by their number in the text, or `2 * pair + side` in the pairs.
-
-        They are on the backbone's device.
-        """
+        """The targets `(n, G)`, unit length, of sentences by their numbers in a set, on the backbone's device."""
         rows = [torch.from_numpy(np.asarray(part[numbers])).to(self._rotation.device) for part in self._rows[name]]
         return unit_length(self._concatenated(rows) @ self._rotation)
 
 
-def open_states(source: WholeEncoder, text: SentenceFiles, cache: Path) -> TokenStore:
-    """The last hidden states of a backbone for all sentences of a text, from an earlier run or computed now, memory-mapped."""
+def open_states(source: WholeEncoder, own: SentenceSet, cache: Path) -> TokenStore:
+    """The last hidden states of a backbone for all sentences of a set, from an earlier run or computed now, memory-mapped."""
     weights = hashlib.blake2b(digest_size=16)
     for parameter in source.model.state_dict().values():
         weights.update(parameter.cpu().float().numpy().data)
-    description = {"backbone": weights.hexdigest(), "max_length": source.backbone.max_length, "sentences": text.identity}
+    description = {"backbone": weights.hexdigest(), "max_length": source.backbone.max_length, "sentences": own.identity}
     name = hashlib.blake2b(json.dumps(description).encode(), digest_size=8).hexdigest()
 
     @torch.no_grad()
     def write(path: Path) -> None:
-        rest = iter(text)
+        rest = iter(own.sentences)
         order: list[int] = []
         with (
             create_store(path, source.backbone.width) as writer,
-            Progress(total=len(text), unit="sentence", desc="states of the backbone") as bar,
+            Progress(total=len(own.sentences), unit="sentence", desc=f"states of the backbone, {own.name}") as bar,
         ):
             while part := list(islice(rest, ENCODED_TOGETHER)):
                 ids, _ = source.backbone.tokenize(part)
@@ -132,18 +128,18 @@ def open_states(source: WholeEncoder, text: SentenceFiles, cache: Path) -> Token
     return cached_store(cache / f"states-{name}.store", description, write)
 
 
-def _open_embeddings(folder: Path, source: _Source, cache: Path, device: str) -> TokenStore:
+def _open_embeddings(folder: Path, own: SentenceSet, cache: Path, device: str) -> TokenStore:
     """A teacher's embeddings of all sentences, one row each, from an earlier run or computed now."""
-    description = {"teacher": identity_of(folder / "model.safetensors"), "sentences": source.identity}
+    description = {"teacher": identity_of(folder / "model.safetensors"), "sentences": own.identity}
     name = hashlib.blake2b(json.dumps(description).encode(), digest_size=8).hexdigest()
 
     def write(path: Path) -> None:
         teacher = load_teacher(folder, bfloat16=True, device=device)
-        rest, n = iter(source.sentences), 0
+        rest, n = iter(own.sentences), 0
         with create_store(path, teacher.backbone.width) as writer:
             while part := list(islice(rest, ENCODED_TOGETHER)):
                 n += len(part)
-                progress = f"{folder.name}, {source.name}, {n:,} of {len(source.sentences):,}"
+                progress = f"{folder.name}, {own.name}, {n:,} of {len(own.sentences):,}"
                 for row in teacher.encode(part, progress=progress).numpy():
                     writer.append(row[None])
             writer.finish({}, description)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -72,7 +72,7 @@ class ShrinkTrainer(WholeTrainer):
         validation: TextPairs,
         targets: SentenceTargets | None,
         settings: Settings,
-        states: TokenStore | None = None,
+        states: Mapping[str, TokenStore] | None = None,
     ) -> None:
         """Prepare the training.
 
@@ -85,10 +85,10 @@ class ShrinkTrainer(WholeTrainer):
             validation: pairs that choose the best epoch.
             targets: of the sentences, from teachers.
             settings: see there.
-            states: the source's token states for the text, if they are on disk.
+            states: the source's token states for the sets of sentences, by name, if they are on disk.
         """
         self.source, self.text, self.targets = source, text, targets
-        self.settings, self.states = settings, states
+        self.settings, self.states = settings, states or {}
         if training:
             self._labels = torch.from_numpy(training.labels).to(student.backbone.device)
             self._ids = [student.backbone.tokenize(side)[0] for side in (training.first, training.second)]
@@ -159,7 +159,7 @@ class ShrinkTrainer(WholeTrainer):
 
     @torch.no_grad()
     def _states_of_source(self, name: str, numbers: np.ndarray, ids: list[list[int]]) -> Tensor:
-        if name == "text" and self.states is not None:
-            return self.states.padded(numbers)[0].to(self.device)
+        if name in self.states:
+            return self.states[name].padded(numbers)[0].to(self.device)
         assert self.source is not None
         return self.source.hidden(ids)[0]

@@ -15,7 +15,7 @@ from transformers import AutoModel
 from common.errors import InputError
 from portable.small_encoder import SmallEncoder
 from shrinking.layers import keep_layers
-from shrinking.targets import SentenceTargets, open_states
+from shrinking.targets import SentenceTargets, open_states, sentence_sets
 from shrinking.trainer import Settings, ShrinkTrainer
 from tokens.backbone import Backbone
 from tokens.sentence_files import SentenceFiles
@@ -69,7 +69,7 @@ def centred(encoder: WholeEncoder, sentences: list[str]) -> np.ndarray:
 def test_the_targets_of_one_teacher_have_its_cosines_and_are_rotated_to_the_student(tiny_bert, text, pairs, tmp_path):
     teacher, student = changed(tiny_bert, 0.3, 1), WholeEncoder(Backbone(str(tiny_bert)))
     save_teacher(tmp_path / "teacher", teacher, {"set_aside": None})
-    targets = SentenceTargets([tmp_path / "teacher"], text, pairs, student, tmp_path)
+    targets = SentenceTargets([tmp_path / "teacher"], sentence_sets(text, pairs), student, tmp_path)
     teacher.bfloat16 = True  # as it computes targets
     sentences = list(text)
     expected = centred(teacher, sentences)
@@ -92,12 +92,12 @@ def test_several_teachers_are_averaged_and_computed_once(tiny_bert, text, tmp_pa
         save_teacher(name, teacher, {"set_aside": None})
         teacher.bfloat16 = True
     student = WholeEncoder(Backbone(str(tiny_bert)))
-    targets = SentenceTargets(names, text, None, student, tmp_path)
+    targets = SentenceTargets(names, sentence_sets(text, None), student, tmp_path)
     expected = np.mean([own @ own.T for own in (centred(teacher, list(text)) for teacher in teachers)], axis=0)
     ours = targets.of("text", np.arange(len(text))).numpy()
     assert np.abs(ours @ ours.T - expected).mean() < 0.02
     monkeypatch.setattr("shrinking.targets.load_teacher", None)  # cached
-    again = SentenceTargets(names, text, None, student, tmp_path)
+    again = SentenceTargets(names, sentence_sets(text, None), student, tmp_path)
     assert torch.equal(again.of("text", np.arange(9)), targets.of("text", np.arange(9)))
 
 
@@ -161,13 +161,14 @@ def test_the_loss_is_what_the_settings_say(tiny_bert, text, pairs):
 
 def test_states_on_disk_are_those_of_the_backbone(tiny_bert, text, pairs, tmp_path):
     source = changed(tiny_bert, 0, 0)
-    states, settings = open_states(source, text, tmp_path), Settings(text_batch=16)
+    states = {own.name: open_states(source, own, tmp_path) for own in sentence_sets(text, pairs)}
+    settings = Settings(text_batch=16, text_epochs=1, pair_batch=16)
     losses = []
     for known in (None, states):
-        trainer = ShrinkTrainer(cut(tiny_bert, [1]), source, text, None, pairs, None, settings, known)
-        losses.append([trainer.loss(batch).item() for batch in trainer.batches()])
+        trainer = ShrinkTrainer(cut(tiny_bert, [1]), source, text, pairs, pairs, None, settings, known)
+        losses.append([trainer.loss(batch).item() for trainer.epoch in (0, 1) for batch in trainer.batches()])
     np.testing.assert_allclose(*losses, rtol=1e-5)
-    assert (states.dim, len(states)) == (16, 300)
+    assert (states["text"].dim, len(states["text"]), len(states["pairs"])) == (16, 300, 2 * len(pairs))
 
 
 @pytest.mark.parametrize("stop", [1, 9, 10, 12, 15])
