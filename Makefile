@@ -8,8 +8,8 @@
 #                       dev.csv, test.csv), retrieval needs QUESTIONS=FILE
 # make general STSB=DIR STS=DIR QUESTIONS=FILE   results/general.md: the shipped model on text of other kinds; STS has
 #                       sts2012.csv, sts2013.csv and sts2014.csv
-# make small STSB=DIR TEXT=FILES LARGE=DIR   small/ as shipped, the whole encoder without torch: a night, or a quarter of an
-#                       hour with DEVICE=cuda; TEXT are files of sentences without labels, LARGE a larger backbone as teacher
+# make small STSB=DIR TEXT=FILES LARGE=DIR   small/ as shipped, the whole encoder without torch: hours, or a quarter of an hour
+#                       with DEVICE=cuda; TEXT are files of sentences without labels, LARGE a larger backbone as teacher
 #                       (without it the small one teaches)
 # make ladder STSB=DIR STS=DIR TEXT=FILES LARGE=DIR   results/small.md: whole encoders of 0 to 6 layers, three seeds
 # make bench STSB=DIR   results/speed.md: everything that is said about speed, on an idle machine
@@ -143,7 +143,6 @@ LARGE ?= all-MiniLM-L6-v2
 TEXT ?= data/text/*.txt
 pairs = --data $(STSB)/train.csv --validation $(STSB)/dev.csv --test $(STSB)/test.csv
 from_six = $(RUN) shrink.py --backbone runs/six-0/encoder --text $(TEXT) $(pairs) --cache_dir stores --cache_states
-fewer_layers = $(from_six) --relu
 six := runs/six-0/encoder/teacher.json
 # A run that Ctrl-C stops resumes: make must not delete what it has written.
 .PRECIOUS: runs/ladder/6_layers-%/encoder.onnx runs/ladder/3_layers-%/encoder.onnx runs/ladder/2_layers-%/encoder.onnx \
@@ -162,13 +161,13 @@ runs/ladder/6_layers-%/encoder.onnx: | stores/teacher-large/teacher.json stores/
 		--pair_learning_rate 5e-5 --device $(DEVICE) --cache_dir stores --resume --seed $* --run_dir runs/six-$* --out $(@D)
 
 runs/ladder/3_layers-%/encoder.onnx: | $(six)
-	$(fewer_layers) --layers 0,2,4 --intermediate_size 1152 --text_epochs 3 --pair_epochs 3 $(of_seed)
+	$(from_six) --layers 0,2,4 --text_epochs 4 --pair_epochs 3 $(of_seed)
 
 runs/ladder/2_layers-%/encoder.onnx: | $(six)
-	$(fewer_layers) --layers 0,3 --intermediate_size 1344 --text_epochs 3 $(of_seed)
+	$(from_six) --layers 0,3 --intermediate_size 1472 --text_epochs 3 $(of_seed)
 
 runs/ladder/1_layer-%/encoder.onnx: | $(six)
-	$(fewer_layers) --layers 0 --train_words --intermediate_size 1344 --text_epochs 4 $(of_seed)
+	$(from_six) --layers 0 --train_words --intermediate_size 1344 --text_epochs 4 $(of_seed)
 
 runs/ladder/static-%/encoder.onnx: | $(six)
 	$(from_six) --layers none $(of_seed) --text_epochs 5 --text_batch 128 --text_learning_rate 2e-3 --pair_epochs 5 \
