@@ -84,6 +84,8 @@ $(JUDGE)/bin/python:
 	$$found -m venv $(JUDGE) && \
 	$(JUDGE)/bin/pip install --quiet --disable-pip-version-check torch==2.3.0 "numpy<2" || { rm -rf $(JUDGE); exit 1; }
 
+# DEVICE=cuda trains backbones, teachers and small encoders, on a GPU.
+
 # Studies. A run that is done is not repeated.
 NAME ?= sts
 KINDS := stsb stsb-early stsb-static
@@ -142,7 +144,7 @@ stores/general/sts2014.store: | .venv/installed
 LARGE ?= all-MiniLM-L6-v2
 TEXT ?= data/text/*.txt
 pairs = --data $(STSB)/train.csv --validation $(STSB)/dev.csv --test $(STSB)/test.csv
-from_six = $(RUN) shrink.py --backbone runs/six-0/encoder --text $(TEXT) $(pairs) --cache_dir stores --cache_states
+from_six = $(RUN) shrink.py --device $(DEVICE) --backbone runs/six-0/encoder --text $(TEXT) $(pairs) --cache_dir stores --cache_states
 six := runs/six-0/encoder/teacher.json
 # A run that Ctrl-C stops resumes: make must not delete what it has written.
 .PRECIOUS: runs/ladder/6_layers-%/encoder.onnx runs/ladder/3_layers-%/encoder.onnx runs/ladder/2_layers-%/encoder.onnx \

@@ -84,8 +84,10 @@ def main() -> None:
         source, student = build(options, inputs)
         before = scores_of(embed_parts(source, inputs), inputs)
         imitated = None if is_whole(options) else source
-        cache, sets, states, targets = Path(options.cache_dir or folder), sentence_sets(inputs.text, inputs.training), {}, None
-        if imitated and options.cache_states:
+        sets, cache = sentence_sets(inputs.text, inputs.training), cache_of(options)
+        states, targets = {}, None
+        learns_tokens = options.token_weight > 0 and options.layers != "none"
+        if imitated and options.cache_states and (learns_tokens or not options.teacher):
             states = {own.name: open_states(source, own, cache) for own in sets}
         if options.teacher:
             targets = SentenceTargets([Path(teacher) for teacher in options.teacher], sets, source, cache)
@@ -106,12 +108,12 @@ def parse_options(arguments: list[str]) -> Any:
     parser.add_argument(
         "--intermediate_size", type=PositiveInt, help="inner dimensions of each feed-forward block to keep (default: all)"
     )
-    parser.add_argument("--relu", action="store_true", help="ReLU in place of GELU, a tenth faster")
+    parser.add_argument("--relu", action="store_true", help="ReLU in place of GELU: faster in int8; needs much text")
     parser.add_argument("--train_words", action="store_true", help="train word embeddings too, which pays off with a single layer")
     parser.add_argument("--max_length", type=int, default=DEFAULT_MAX_LENGTH, help="tokens per sentence; longer ones are truncated")
     parser.add_argument("--text", nargs="+", help="text files without labels, one sentence a line")
     parser.add_argument(
-        "--variants", type=PositiveInt, help="random edits of each sentence to learn from as well, also of the training pairs'"
+        "--variants", type=PositiveInt, help="random edits to add per sentence, of --text and of the training pairs"
     )
     parser.add_argument("--data", nargs="+", help=f"training pairs: {PAIRS_HELP}")
     parser.add_argument("--validation", nargs="+", help="pairs that choose the best epoch (default: the starter's)")
@@ -121,7 +123,9 @@ def parse_options(arguments: list[str]) -> Any:
     parser.add_argument("--run_dir", help="folder for the run's state, metrics and torch weights (default: runs/DATE-TIME)")
     parser.add_argument("--resume", action="store_true", help="resume the stopped run in --run_dir, to the same result")
     parser.add_argument("--save_seconds", type=float, default=SAVE_SECONDS, help="seconds between saves within an epoch")
-    parser.add_argument("--cache_dir", help="folder for embeddings of teachers and states of the backbone (default: the run's)")
+    parser.add_argument(
+        "--cache_dir", help="folder for embeddings of teachers, states of the backbone and variants (default: the run's)"
+    )
     parser.add_argument("--cache_states", action="store_true", help="keep the backbone's token states on disk, 30 KB per sentence")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, mps")
     parser.add_argument("--threads", type=PositiveInt, default=1, help="CPU threads")
@@ -135,11 +139,18 @@ def parse_options(arguments: list[str]) -> Any:
         raise InputError("expected --text_batch 1 or more, --pair_batch 2 or more")
     if not options.text and not options.data:
         raise InputError("nothing to learn from; give --text, --data or both")
+    if options.layers == "none" and (options.relu or options.intermediate_size):
+        raise InputError("--layers none leaves no feed-forward blocks; leave out --relu and --intermediate_size")
     options.validation = options.validation or [str(STARTER_DEV)]
     options.backbone, options.device = absolute_if_exists(options.backbone), str(choose_device(options.device))
     options.run_dir = options.run_dir or f"runs/{time.strftime('%Y%m%d-%H%M%S')}"
     options.out = options.out or f"{options.run_dir}/small"
     return options
+
+
+def cache_of(options: Namespace) -> Path:
+    """The folder for what later runs can use again."""
+    return Path(options.cache_dir or options.run_dir)
 
 
 def is_whole(options: Namespace) -> bool:
@@ -159,8 +170,7 @@ def open_inputs(options: Namespace) -> Inputs:
     training, validation = parts["data"], parts["validation"]
     assert validation is not None
     if options.variants:
-        cache = Path(options.cache_dir or options.run_dir)
-        text = SentenceFiles([variants_file(all_sentences(text, training), options.variants, cache)])
+        text = SentenceFiles([variants_file(all_sentences(text, training), options.variants, cache_of(options))])
     return Inputs(text, training, validation, parts["test"])
 
 
@@ -236,6 +246,7 @@ def report(options: Namespace, inputs: Inputs, student: WholeEncoder, before: Ma
     out, folder, seconds = Path(options.out), Path(options.run_dir), saved.seconds
     facts = origin_of(options) | {
         "layers": options.layers,
+        "variants": options.variants or 0,
         "vocabulary": len(student.backbone.tokenizer),
         "parameters": sum(parameter.numel() for parameter in student.model.parameters()),
         "seed": options.seed,
@@ -297,9 +308,9 @@ def origin_of(options: Namespace) -> dict[str, Any]:
 
 
 def name_of_teacher(folder: Path) -> str:
-    """What a teacher was made from, which says more to others than the name of its folder, if that is known."""
-    backbone = read_teacher(folder).get("backbone")
-    return f"{Path(backbone).name} fine-tuned" if backbone else folder.name
+    """The backbone that a teacher was fine-tuned from and its loss, or the folder's name if they are not recorded."""
+    facts = read_teacher(folder)
+    return f"{Path(facts['backbone']).name} fine-tuned ({facts['loss']})" if "backbone" in facts else folder.name
 
 
 def calibration_sentences(inputs: Inputs) -> list[str]:

@@ -114,7 +114,7 @@ def take_options(arguments: Sequence[str], names: Iterable[str]) -> tuple[argpar
 
 
 def settings_among(options: Namespace, kind: type[T]) -> T:
-    """The options that are named as the fields of a dataclass, as an instance of it."""
+    """A dataclass filled from the options of the same names."""
     return kind(**{field.name: options[field.name] for field in fields(kind)})  # type: ignore[arg-type]
 
 

@@ -42,7 +42,7 @@ print(SmallEncoder().similarity("A man plays a guitar.", "Somebody makes music."
 
 | | |
 | --- | --- |
-| made from | {backbone}, {layers} |
+| made from | {made_from} |
 | teachers | {teachers} |
 | data | {data} |
 | weights | {precision} |
@@ -142,13 +142,20 @@ def write_card(folder: Path, scores: Mapping[str, Mapping[str, Mapping[str, floa
         "encoder",
         *(METRICS[name] for name in METRICS if any(name in v for e in scores.values() for v in e.values())),
     ]
+    made_from = [own["backbone"], f"layers {own['layers']}", f"{own['vocabulary']:,} tokens"]
+    if "intermediate_size" in config:
+        made_from.append(f"{config['intermediate_size']:,} inner dimensions")
+    if config.get("hidden_act") == "relu":
+        made_from.append("ReLU")
+    data = list(own.get("data", []))
+    if own.get("variants"):
+        data.append(f"and {own['variants']} random edits of each sentence")
     card = CARD.format(
         output_dim=own["output_dim"],
         mib=size_of(folder) / 2**20,
-        backbone=own["backbone"],
-        layers=f"layers {own['layers']}, {own['vocabulary']:,} tokens",
+        made_from=", ".join(made_from),
         teachers=", ".join(own.get("teachers", [])) or "none",
-        data="; ".join(own.get("data", [])) or "none",
+        data="; ".join(data) or "none",
         precision=own["precision"],
         max_length=own["max_length"],
         scores=markdown(titles, rows) if rows else "",

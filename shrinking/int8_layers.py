@@ -48,7 +48,7 @@ def quantize(model: nn.Module, run: Callable[[Tensor], Any], sentences: Iterable
 
 @torch.no_grad()
 def fold_smoothing(first: nn.Module, second: nn.Module) -> None:
-    """Let one quantized layer, in place, scale its outputs as the smoothing of another one scales them, instead of that one.
+    """Fold the smoothing of the second quantized layer into the scales and the bias of the first, in place.
 
     The result is the same if the second reads what the first gives, dimension by dimension, and everything between them passes
     positive factors on, as ReLU and sums over tokens do.

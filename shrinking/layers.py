@@ -83,10 +83,10 @@ def narrow_layers(backbone: Backbone, size: int) -> None:
     Raises:
         InputError: if its feed-forward blocks are not built as BERT's are, or have fewer dimensions.
     """
-    config = backbone.model.config
+    blocks, config = _feed_forward_blocks(backbone), backbone.model.config
     if size > config.intermediate_size:
         raise InputError(f"--intermediate_size is {size}, expected at most the {config.intermediate_size} of {backbone.name}")
-    for block in _feed_forward_blocks(backbone):
+    for block in blocks:
         into, out = block.intermediate.dense, block.output.dense
         kept = (into.weight.norm(dim=1) * out.weight.norm(dim=0)).topk(size).indices.sort().values
         into.weight, into.bias = nn.Parameter(into.weight[kept]), nn.Parameter(into.bias[kept])
@@ -96,7 +96,7 @@ def narrow_layers(backbone: Backbone, size: int) -> None:
 
 
 def use_relu(backbone: Backbone) -> None:
-    """Give the feed-forward blocks of a backbone, in place, ReLU as their activation; training makes up for the change.
+    """Replace the activation of a backbone's feed-forward blocks with ReLU, in place; training makes up for the change.
 
     Raises:
         InputError: if its feed-forward blocks are not built as BERT's are.

@@ -29,7 +29,7 @@ class LeanBert(nn.Module):
         return type(model).__name__ == "BertModel" and not model.config.is_decoder
 
     def simplify_int8(self) -> None:
-        """Leave out, once the layers are quantized, what they can do in passing."""
+        """Fold factors of smoothing, and ReLU, into the quantized layers."""
         for layer in self.layers:
             fold_smoothing(layer.attention.self.value, layer.attention.output.dense)
             if isinstance(layer.intermediate.intermediate_act_fn, nn.ReLU):

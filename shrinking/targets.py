@@ -101,7 +101,13 @@ def open_states(source: WholeEncoder, own: SentenceSet, cache: Path) -> TokenSto
     weights = hashlib.blake2b(digest_size=16)
     for parameter in source.model.state_dict().values():
         weights.update(parameter.cpu().float().numpy().data)
-    description = {"backbone": weights.hexdigest(), "max_length": source.backbone.max_length, "sentences": own.identity}
+    activation = getattr(source.model.config, "hidden_act", None)
+    description = {
+        "backbone": weights.hexdigest(),
+        "activation": activation,
+        "max_length": source.backbone.max_length,
+        "sentences": own.identity,
+    }
     name = hashlib.blake2b(json.dumps(description).encode(), digest_size=8).hexdigest()
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Variants of sentences: more text to imitate, and sentences that are partly alike, which random ones hardly ever are."""
+"""Random edits of sentences: more text to imitate, and sentences that are partly alike, which random ones hardly ever are."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 
 from common.files import write_text_atomically
 
-EDITED = 0.25  # the largest mean share of words that is left out or exchanged
-SHORTEST = 3  # words of a sentence that is edited
-BLOCK = 4096  # sentences that lend each other words and parts
+EDITED = 0.25  # the mean share of words that are left out or exchanged; at most twice that
+SHORTEST = 3  # shorter sentences, in words, are not edited
+BLOCK = 4096  # sentences that swap words and endings
 
 
 def variants_file(sentences: Iterable[str], count: int, folder: Path) -> Path:
     """Write the sentences and `count` variants of each to a file in a folder, one a line, or find that of an earlier run."""
     originals = [sentence for sentence in dict.fromkeys(" ".join(own.split()) for own in sentences) if sentence]
-    identity = hashlib.blake2b(json.dumps([originals, count]).encode(), digest_size=8).hexdigest()
+    identity = hashlib.blake2b(json.dumps([originals, count, EDITED, SHORTEST, BLOCK]).encode(), digest_size=8).hexdigest()
     path = folder / f"variants-{identity}.txt"
     if not path.exists():
         write_text_atomically(path, "".join(f"{sentence}\n" for sentence in with_variants(originals, count)))

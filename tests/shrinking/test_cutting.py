@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from conftest import SENTENCES
+from transformers import DistilBertConfig, DistilBertModel
 
 from common.errors import InputError
 from shrinking.layers import keep_layers, narrow_layers, parse_layers, use_relu
@@ -73,12 +75,15 @@ def test_another_activation_and_fewer_inner_dimensions_are_saved_with_the_backbo
     assert not torch.equal(WholeEncoder(Backbone(str(tiny_bert))).encode(SENTENCES), WholeEncoder(cut).encode(SENTENCES))
 
 
-def test_blocks_that_cannot_be_cut_are_one_clear_line(tiny_bert, tiny_qwen):
+def test_blocks_that_cannot_be_cut_are_one_clear_line(tiny_bert, tiny_qwen, tmp_path):
     with pytest.raises(InputError, match="--intermediate_size is 33, expected at most the 32 of "):
         narrow_layers(Backbone(str(tiny_bert)), 33)
-    for change in (use_relu, lambda backbone: narrow_layers(backbone, 8)):
+    distilbert = DistilBertModel(DistilBertConfig(vocab_size=19, dim=16, n_layers=2, n_heads=2, hidden_dim=32))
+    distilbert.save_pretrained(tmp_path)
+    Backbone(str(tiny_bert)).tokenizer.save_pretrained(tmp_path)
+    for folder, change in product((tiny_qwen, tmp_path), (use_relu, lambda backbone: narrow_layers(backbone, 8))):
         with pytest.raises(InputError, match=r"cannot tell the feed-forward blocks of .*, expected a BERT-like encoder"):
-            change(Backbone(str(tiny_qwen)))
+            change(Backbone(str(folder)))
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,8 @@ def test_the_command_shrinks_reports_and_resumes(tiny_bert, pairs, tmp_path, run
     assert set(some_sentences(100)) | set(pairs.first[:80]) <= set(lines)
     whole = load_teacher(tmp_path / "thin" / "encoder").encode(pairs.first)
     np.testing.assert_allclose(SmallEncoder(tmp_path / "thin-out").encode(pairs.first), whole, atol=1e-5)
+    assert "leaves no feed-forward blocks" in last_line(run_here("shrink.py", *files, "--layers", "none", "--relu"))
+    assert "24 inner dimensions, ReLU" in (tmp_path / "thin-out" / "README.md").read_text()
     assert "--data needs --validation" in last_line(run_here("shrink.py", "--data", tmp_path / "train.tsv"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious.txt").write_text("keep")
