@@ -166,7 +166,7 @@ runs/ladder/3_layers-%/encoder.onnx: | $(six)
 	$(from_six) --layers 0,2,4 --text_epochs 4 --pair_epochs 3 $(of_seed)
 
 runs/ladder/2_layers-%/encoder.onnx: | $(six)
-	$(from_six) --layers 0,3 --intermediate_size 1472 --text_epochs 3 $(of_seed)
+	$(from_six) --layers 0,3 --text_epochs 4 --pair_epochs 3 $(of_seed)
 
 runs/ladder/1_layer-%/encoder.onnx: | $(six)
 	$(from_six) --layers 0 --train_words --intermediate_size 1344 --text_epochs 4 $(of_seed)

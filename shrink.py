@@ -310,7 +310,9 @@ def origin_of(options: Namespace) -> dict[str, Any]:
 def name_of_teacher(folder: Path) -> str:
     """The backbone that a teacher was fine-tuned from and its loss, or the folder's name if they are not recorded."""
     facts = read_teacher(folder)
-    return f"{Path(facts['backbone']).name} fine-tuned ({facts['loss']})" if "backbone" in facts else folder.name
+    if "backbone" not in facts:
+        return folder.name
+    return f"{Path(facts['backbone']).name} fine-tuned" + (f" ({facts['loss']})" if "loss" in facts else "")
 
 
 def calibration_sentences(inputs: Inputs) -> list[str]:

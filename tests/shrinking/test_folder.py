@@ -198,7 +198,9 @@ def test_no_sentences_long_ones_and_many(tiny, monkeypatch, capsys):
 
 def test_the_card_and_the_configuration_say_where_it_comes_from(tiny):
     card = (tiny / "README.md").read_text(encoding="utf-8")
-    assert "| made from | tiny, layers all, 14 tokens, 32 inner dimensions |" in card and "| test | tiny | 0.5000 | 0.2500 |" in card
+    assert (
+        "| made from | tiny, layers all, 14 tokens, 32 inner dimensions |" in card and "| test | tiny | 0.5000 | 0.2500 |" in card
+    )
     facts = SmallEncoder(tiny).config
     assert facts["scores"] == {"test": {"tiny": {"spearman": 0.5, "mse": 0.25}}} and facts["backbone"] == "tiny"
 
