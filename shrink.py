@@ -176,19 +176,9 @@ def open_inputs(options: Namespace) -> Inputs:
 
 def identity_of(options: Namespace, inputs: Inputs) -> dict[str, Any]:
     """Everything that must be the same when a run resumes."""
-    names = (
-        "backbone",
-        "layers",
-        "intermediate_size",
-        "relu",
-        "vocabulary",
-        "train_words",
-        "max_length",
-        "teacher",
-        "device",
-        "float32",
-    )
+    names = ("backbone", "layers", "intermediate_size", "vocabulary", "train_words", "max_length", "teacher", "device", "float32")
     identity = {name: options[name] for name in names} | asdict(settings_among(options, Settings))
+    identity["relu"] = options.relu or None  # as in runs from before there was this option
     identity["text"] = inputs.text.identity if inputs.text else None
     for name, pairs in (("training pairs", inputs.training), ("validation pairs", inputs.validation)):
         identity[name] = pairs and pairs.identity()
