@@ -84,8 +84,6 @@ $(JUDGE)/bin/python:
 	$$found -m venv $(JUDGE) && \
 	$(JUDGE)/bin/pip install --quiet --disable-pip-version-check torch==2.3.0 "numpy<2" || { rm -rf $(JUDGE); exit 1; }
 
-# DEVICE=cuda trains backbones, teachers and small encoders, on a GPU.
-
 # Studies. A run that is done is not repeated.
 NAME ?= sts
 KINDS := stsb stsb-early stsb-static
@@ -112,8 +110,10 @@ layers_of_stsb-static := word
 stores/%/test.store: | .venv/installed
 	$(RUN) prepare_data.py $(STSB)/train.csv $(STSB)/dev.csv $(STSB)/test.csv --out stores/$* --layers=$(layers_of_$*)
 
+# Of teachers and small encoders: cuda for a GPU.
 DEVICE ?= cpu
-fine_tune = $(RUN) teacher.py --device $(DEVICE) --data stores/stsb/train.store --validation stores/stsb/dev.store --bfloat16 --resume --out $(@D)
+fine_tune = $(RUN) teacher.py --data stores/stsb/train.store --validation stores/stsb/dev.store --bfloat16 --device $(DEVICE) \
+	--resume --out $(@D)
 
 stores/teacher-squared-%/teacher.json: | stores/stsb/test.store
 	$(fine_tune) --loss squared --seed $*

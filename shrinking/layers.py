@@ -122,9 +122,8 @@ def _embeddings_of_tokens(backbone: Backbone) -> Tensor:
     with Progress(total=size, unit="token", desc="tokens of the vocabulary") as bar:
         embeddings = encoder.embed([[first, token, last] for token in range(size)], batch_size=256, bar=bar)
     embeddings -= embeddings.mean(0)
-    frequency = (
-        1 / (1 + torch.arange(size, device=embeddings.device)) / torch.log(torch.tensor(float(size)))
-    )  # tokens are numbered by frequency, nearly
+    ranks = 1 + torch.arange(size, device=embeddings.device)  # tokens are numbered by frequency, nearly
+    frequency = 1 / ranks / torch.log(torch.tensor(float(size)))
     embeddings *= (ZIPF / (ZIPF + frequency))[:, None]
     embeddings[backbone.tokenizer.all_special_ids] = 0
     return embeddings.clone()
