@@ -112,8 +112,9 @@ def parse_options(arguments: list[str]) -> Any:
     parser.add_argument("--train_words", action="store_true", help="train word embeddings too, which pays off with a single layer")
     parser.add_argument("--max_length", type=int, default=DEFAULT_MAX_LENGTH, help="tokens per sentence; longer ones are truncated")
     parser.add_argument("--text", nargs="+", help="text files without labels, one sentence a line")
+    parser.add_argument("--variants", type=PositiveInt, help="random edits to add per sentence of --text")
     parser.add_argument(
-        "--variants", type=PositiveInt, help="random edits to add per sentence, of --text and of the training pairs"
+        "--pair_variants", type=PositiveInt, help="random edits to add per sentence of the training pairs (default: --variants)"
     )
     parser.add_argument("--data", nargs="+", help=f"training pairs: {PAIRS_HELP}")
     parser.add_argument("--validation", nargs="+", help="pairs that choose the best epoch (default: the starter's)")
@@ -169,9 +170,15 @@ def open_inputs(options: Namespace) -> Inputs:
     text = SentenceFiles(options.text) if options.text else None
     training, validation = parts["data"], parts["validation"]
     assert validation is not None
-    if options.variants:
-        text = SentenceFiles([variants_file(all_sentences(text, training), options.variants, cache_of(options))])
+    if options.variants or options.pair_variants:
+        to_edit = ((all_sentences(text, None), options.variants or 0), (all_sentences(None, training), of_pairs(options)))
+        text = SentenceFiles([variants_file(to_edit, cache_of(options))])
     return Inputs(text, training, validation, parts["test"])
+
+
+def of_pairs(options: Namespace) -> int:
+    """How many variants to add of each sentence of the training pairs."""
+    return options.pair_variants or options.variants or 0
 
 
 def identity_of(options: Namespace, inputs: Inputs) -> dict[str, Any]:
@@ -237,6 +244,7 @@ def report(options: Namespace, inputs: Inputs, student: WholeEncoder, before: Ma
     facts = origin_of(options) | {
         "layers": options.layers,
         "variants": options.variants or 0,
+        "pair_variants": options.pair_variants or 0,
         "vocabulary": len(student.backbone.tokenizer),
         "parameters": sum(parameter.numel() for parameter in student.model.parameters()),
         "seed": options.seed,

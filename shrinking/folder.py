@@ -150,6 +150,8 @@ def write_card(folder: Path, scores: Mapping[str, Mapping[str, Mapping[str, floa
     data = list(own.get("data", []))
     if own.get("variants"):
         data.append(f"and {own['variants']} random edits of each sentence")
+    if own.get("pair_variants"):
+        data.append(f"and {own['pair_variants']} of each sentence of the pairs")
     card = CARD.format(
         output_dim=own["output_dim"],
         mib=size_of(folder) / 2**20,

@@ -14,15 +14,27 @@ from common.files import write_text_atomically
 EDITED = 0.25  # the mean share of words that are left out or exchanged; at most twice that
 SHORTEST = 3  # shorter sentences, in words, are not edited
 BLOCK = 4096  # sentences that swap words and endings
+ATTEMPTS = 10  # to come up with something other than the sentence itself
 
 
-def variants_file(sentences: Iterable[str], count: int, folder: Path) -> Path:
-    """Write the sentences and `count` variants of each to a file in a folder, one a line, or find that of an earlier run."""
-    originals = [sentence for sentence in dict.fromkeys(" ".join(own.split()) for own in sentences) if sentence]
-    identity = hashlib.blake2b(json.dumps([originals, count, EDITED, SHORTEST, BLOCK]).encode(), digest_size=8).hexdigest()
+def variants_file(parts: Iterable[tuple[Iterable[str], int]], folder: Path) -> Path:
+    """Write variants to a file in a folder, one a line, or find that of an earlier run.
+
+    Args:
+        parts: sentences, and how many variants of each to write after them. A part's words and endings come from itself.
+        folder: of the file.
+    """
+    seen: set[str] = set()
+    originals: list[tuple[list[str], int]] = []
+    for sentences, count in parts:
+        new = [own for own in dict.fromkeys(" ".join(sentence.split()) for sentence in sentences) if own and own not in seen]
+        seen.update(new)
+        originals.append((new, count))
+    identity = hashlib.blake2b(json.dumps([originals, EDITED, SHORTEST, BLOCK, ATTEMPTS]).encode(), digest_size=8).hexdigest()
     path = folder / f"variants-{identity}.txt"
     if not path.exists():
-        write_text_atomically(path, "".join(f"{sentence}\n" for sentence in with_variants(originals, count)))
+        lines = (f"{sentence}\n" for part, count in originals for sentence in with_variants(part, count))
+        write_text_atomically(path, "".join(lines))
     return path
 
 
@@ -41,7 +53,9 @@ def with_variants(sentences: list[str], count: int) -> Iterator[str]:
         yield from (sentences[i] for i in order[start : start + BLOCK])
         for sentence in block:
             for _ in range(count if len(sentence) >= SHORTEST else 0):
-                yield " ".join(_edited(sentence, words, block, rng))
+                edited = (_edited(sentence, words, block, rng) for _ in range(ATTEMPTS))
+                if (variant := next((own for own in edited if own != sentence), None)) is not None:
+                    yield " ".join(variant)
 
 
 def _edited(sentence: list[str], words: list[str], others: list[list[str]], rng: np.random.Generator) -> list[str]:

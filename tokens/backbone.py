@@ -102,7 +102,8 @@ class Backbone:
         """Return the token ids of each sentence, and how many sentences were truncated to `max_length`."""
         if not sentences:
             return [], 0
-        ids = self.tokenizer(list(sentences), truncation=False, verbose=False)["input_ids"]
+        alone = {"return_attention_mask": False, "return_token_type_ids": False}  # what else there is takes longer than the ids
+        ids = self.tokenizer(list(sentences), truncation=False, verbose=False, **alone)["input_ids"]
         long = [number for number, sentence in enumerate(ids) if len(sentence) > self.max_length]
         for number in long:  # tokenized again, not sliced, to keep the special tokens at the end
             ids[number] = self.tokenizer(sentences[number], truncation=True, max_length=self.max_length)["input_ids"]

@@ -217,17 +217,20 @@ def test_the_command_shrinks_reports_and_resumes(tiny_bert, pairs, tmp_path, run
     done = run_here("shrink.py", *files, *small, "--train_words", "--run_dir", tmp_path / "words", "--out", tmp_path / "words-out")
     assert done.returncode == 0, done.stderr
     assert not torch.equal(word_embeddings(tmp_path / "words" / "encoder"), word_embeddings(tiny_bert))
-    thinner = ("--relu", "--intermediate_size", "24", "--variants", "2", "--float32")
+    thinner = ("--relu", "--intermediate_size", "24", "--variants", "2", "--pair_variants", "5", "--float32")
     done = run_here("shrink.py", *files, *small, *thinner, "--run_dir", tmp_path / "thin", "--out", tmp_path / "thin-out")
     assert done.returncode == 0, done.stderr
     config = AutoModel.from_pretrained(tmp_path / "thin" / "encoder").config
     assert (config.hidden_act, config.intermediate_size) == ("relu", 24)
     lines = next((tmp_path / "thin").glob("variants-*.txt")).read_text().splitlines()
-    assert set(some_sentences(100)) | set(pairs.first[:80]) <= set(lines)
+    of_pairs = set(pairs.first[:80] + pairs.second[:80]) - set(some_sentences(100))
+    assert set(some_sentences(100)) | of_pairs <= set(lines)
+    assert 3 * 100 + 4 * len(of_pairs) < len(lines) <= 3 * 100 + 6 * len(of_pairs)
     whole = load_teacher(tmp_path / "thin" / "encoder").encode(pairs.first)
     np.testing.assert_allclose(SmallEncoder(tmp_path / "thin-out").encode(pairs.first), whole, atol=1e-5)
     assert "leaves no feed-forward blocks" in last_line(run_here("shrink.py", *files, "--layers", "none", "--relu"))
-    assert "24 inner dimensions, ReLU" in (tmp_path / "thin-out" / "README.md").read_text()
+    card = (tmp_path / "thin-out" / "README.md").read_text()
+    assert "24 inner dimensions, ReLU" in card and "2 random edits of each sentence; and 5 of each sentence of the pairs" in card
     assert "--data needs --validation" in last_line(run_here("shrink.py", "--data", tmp_path / "train.tsv"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious.txt").write_text("keep")
