@@ -143,37 +143,41 @@ stores/general/sts2014.store: | .venv/installed
 # The whole encoder: six layers taught by fine-tuned backbones, and from them the encoders with fewer layers.
 LARGE ?= all-MiniLM-L6-v2
 TEXT ?= data/text/*.txt
-pairs = --data $(STSB)/train.csv --validation $(STSB)/dev.csv --test $(STSB)/test.csv
-from_six = $(RUN) shrink.py --device $(DEVICE) --backbone runs/six-0/encoder --text $(TEXT) $(pairs) --cache_dir stores --cache_states
-six := runs/six-0/encoder/teacher.json
+teachers := stores/large-squared stores/large-cosent stores/teacher-cosent-1
+six := runs/six-0/encoder
 # A run that Ctrl-C stops resumes: make must not delete what it has written.
 .PRECIOUS: runs/ladder/6_layers-%/encoder.onnx runs/ladder/3_layers-%/encoder.onnx runs/ladder/2_layers-%/encoder.onnx \
 	runs/ladder/1_layer-%/encoder.onnx runs/ladder/static-%/encoder.onnx
 
-of_seed = --resume --seed $* --run_dir runs/$(@D:runs/ladder/%=%) --out $(@D)
+shrink = $(RUN) shrink.py --text $(TEXT) --data $(STSB)/train.csv --validation $(STSB)/dev.csv --test $(STSB)/test.csv \
+	--device $(DEVICE) --cache_dir stores --resume --seed $* --out $(@D)
+with_edits := --relu --variants 3 --pair_variants 12 --text_batch 512 --pair_epochs 3 --pair_text 256
+from_six = $(shrink) $(with_edits) --backbone $(six) --teacher $(six) $(teachers) --text_epochs 4 --run_dir runs/$(@D:runs/ladder/%=%)
 
-stores/teacher-large/teacher.json: | stores/stsb/test.store
-	$(fine_tune) --backbone $(LARGE) --loss squared --seed 0
+stores/large-squared/teacher.json: | stores/stsb/test.store
+	$(fine_tune) --backbone $(LARGE) --loss squared --epochs 4 --learning_rate 5e-5 --seed 3
 
-$(six): | runs/ladder/6_layers-0/encoder.onnx
+stores/large-cosent/teacher.json: | stores/stsb/test.store
+	$(fine_tune) --backbone $(LARGE) --loss cosent --epochs 4 --seed 1
 
-runs/ladder/6_layers-%/encoder.onnx: | stores/teacher-large/teacher.json stores/teacher-cosent-1/teacher.json
-	$(RUN) shrink.py --layers all --relu --token_weight 0 --vocabulary 23000 --text $(TEXT) --variants 3 $(pairs) \
-		--teacher stores/teacher-large stores/teacher-cosent-1 --text_epochs 3 --text_batch 512 --text_learning_rate 3e-4 \
-		--pair_learning_rate 5e-5 --device $(DEVICE) --cache_dir stores --resume --seed $* --run_dir runs/six-$* --out $(@D)
+$(six)/teacher.json: | runs/ladder/6_layers-0/encoder.onnx
 
-runs/ladder/3_layers-%/encoder.onnx: | $(six)
-	$(from_six) --layers 0,2,4 --text_epochs 4 --pair_epochs 3 $(of_seed)
+runs/ladder/6_layers-%/encoder.onnx: | $(teachers:%=%/teacher.json)
+	$(shrink) $(with_edits) --layers all --token_weight 0 --vocabulary 23000 --teacher $(teachers) \
+		--text_epochs 5 --text_learning_rate 6e-4 --pair_learning_rate 5e-5 --run_dir runs/six-$*
 
-runs/ladder/2_layers-%/encoder.onnx: | $(six)
-	$(from_six) --layers 0,3 --text_epochs 4 --pair_epochs 3 $(of_seed)
+runs/ladder/3_layers-%/encoder.onnx: | $(six)/teacher.json
+	$(from_six) --layers 0,2,4 --intermediate_size 1280 --text_learning_rate 6e-4
 
-runs/ladder/1_layer-%/encoder.onnx: | $(six)
-	$(from_six) --layers 0 --train_words --intermediate_size 1344 --text_epochs 4 $(of_seed)
+runs/ladder/2_layers-%/encoder.onnx: | $(six)/teacher.json
+	$(from_six) --layers 0,3 --intermediate_size 1472 --train_words --text_learning_rate 1e-3
 
-runs/ladder/static-%/encoder.onnx: | $(six)
-	$(from_six) --layers none $(of_seed) --text_epochs 5 --text_batch 128 --text_learning_rate 2e-3 --pair_epochs 5 \
-		--pair_learning_rate 5e-4
+runs/ladder/1_layer-%/encoder.onnx: | $(six)/teacher.json
+	$(from_six) --layers 0 --intermediate_size 1344 --train_words --text_learning_rate 6e-4
+
+runs/ladder/static-%/encoder.onnx: | $(six)/teacher.json
+	$(shrink) --layers none --backbone $(six) --teacher $(six) --text_epochs 5 --text_batch 128 --text_learning_rate 2e-3 \
+		--pair_epochs 5 --pair_learning_rate 5e-4 --run_dir runs/$(@D:runs/ladder/%=%)
 
 runs/ladder/model.bin_and_its_backbone-0/encoder.onnx: | .venv/installed
 	$(RUN) export.py --onnx --out $(@D)

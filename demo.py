@@ -244,6 +244,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.port is not None and not 0 < options.port < 2**16:
         raise InputError(f"--port is {options.port}, expected 1 to 65535")
+    if options.index and (options.backbone or options.device != "auto"):
+        raise InputError("--index says which backbone encodes questions, on the CPU; leave out --backbone and --device")
     _import_gradio()  # fail before the encoder is loaded
     corpus = Corpus(options.index, model=options.model) if options.index else None
     encoder = corpus.encoder if corpus else TextEncoder(options.model or SMALL, backbone=options.backbone, device=options.device)

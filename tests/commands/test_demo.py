@@ -140,9 +140,12 @@ def test_a_missing_checkpoint_is_an_error_before_anything_starts(monkeypatch):
         demo_module.main()
 
 
-def test_a_port_that_is_none_is_an_error_before_anything_starts(monkeypatch):
+def test_options_that_do_not_fit_are_an_error_before_anything_starts(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["demo.py", "--port", "99999999"])
     with pytest.raises(InputError, match="--port is 99999999, expected 1 to 65535"):
+        demo_module.main()
+    monkeypatch.setattr(sys, "argv", ["demo.py", "--index", "vectors", "--device", "cuda"])
+    with pytest.raises(InputError, match="leave out --backbone and --device"):
         demo_module.main()
 
 
