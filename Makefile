@@ -3,9 +3,9 @@
 # make lint             check style and types
 # make judge            check model.py and model.bin as a judge will: Python 3.12, torch 2.3.0 and nothing else
 # make trust            kill runs and damage files, KILLS=200 and INPUTS=100000 times: hours
-# make model STSB=DIR   model.bin as shipped, and its pictures: half an hour
+# make model STSB=DIR   model.bin and its pictures, half an hour; as shipped with TEACHERS=runs/six-0/encoder, from make small
 # make study NAME=sts   results/sts.md: hours on two cores, resumable; sts and compression need STSB=DIR (train.csv,
-#                       dev.csv, test.csv), retrieval needs QUESTIONS=FILE
+#                       dev.csv, test.csv), sts also what make small needs, retrieval needs QUESTIONS=FILE
 # make general STSB=DIR STS=DIR QUESTIONS=FILE   results/general.md: the shipped model on text of other kinds; STS has
 #                       sts2012.csv, sts2013.csv and sts2014.csv
 # make small STSB=DIR TEXT=FILES LARGE=DIR   small/ as shipped, the whole encoder without torch: hours, or a quarter of an hour
@@ -89,7 +89,8 @@ NAME ?= sts
 KINDS := stsb stsb-early stsb-static
 SEEDS := 0 1 2
 QUESTIONS ?= $(DATASET)
-needs_sts := $(KINDS:%=stores/%/test.store) $(foreach loss,squared cosent,$(SEEDS:%=stores/teacher-$(loss)-%/teacher.json))
+needs_sts := $(KINDS:%=stores/%/test.store) $(foreach loss,squared cosent,$(SEEDS:%=stores/teacher-$(loss)-%/teacher.json)) \
+	runs/six-0/encoder/teacher.json
 needs_compression := stores/stsb-pooled/test.store
 needs_retrieval := stores/questions/questions.store
 
@@ -122,9 +123,11 @@ stores/teacher-cosent-%/teacher.json: | stores/stsb/test.store
 	$(fine_tune) --loss cosent --epochs 4 --seed $*
 
 # The model that ships.
-model: stores/stsb/test.store stores/teacher-squared-0/teacher.json stores/teacher-cosent-0/teacher.json
+TEACHERS ?= stores/teacher-squared-0 stores/teacher-cosent-0
+
+model: stores/stsb/test.store $(TEACHERS:%=%/teacher.json)
 	$(RUN) train.py --data stores/stsb/train.store --validation stores/stsb/dev.store --test stores/stsb/test.store \
-		--preset distilled --teacher stores/teacher-squared-0 stores/teacher-cosent-0 --run_dir runs/model --out model.bin
+		--preset distilled --teacher $(TEACHERS) --run_dir runs/model --out model.bin
 	cp runs/model/training.png results/training.png
 	$(RUN) visualize_tsne.py --data stores/stsb/test.store --out results/tsne_map.png
 	$(RUN) evaluate.py --data stores/stsb/test.store --validation stores/stsb/dev.store --plot results/predictions.png
