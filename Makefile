@@ -3,7 +3,7 @@
 # make lint             check style and types
 # make judge            check model.py and model.bin as a judge will: Python 3.12, torch 2.3.0 and nothing else
 # make trust            kill runs and damage files, KILLS=200 and INPUTS=100000 times: hours
-# make model STSB=DIR   model.bin and its pictures, half an hour; as shipped with TEACHERS=runs/six-0/encoder, from make small
+# make model STSB=DIR   model.bin as shipped, and its pictures: half an hour; TEACHERS=FOLDERS takes others as teachers
 # make study NAME=sts   results/sts.md: hours on two cores, resumable; sts and compression need STSB=DIR (train.csv,
 #                       dev.csv, test.csv), sts also what make small needs, retrieval needs QUESTIONS=FILE
 # make general STSB=DIR STS=DIR QUESTIONS=FILE   results/general.md: the shipped model on text of other kinds; STS has
