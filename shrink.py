@@ -136,6 +136,8 @@ def parse_options(arguments: list[str]) -> Any:
     options = parser.parse_args(arguments)
     if options.data and not options.validation:
         raise InputError("--data needs --validation, pairs that share no sentence with the training pairs")
+    if options.pair_variants and not options.data:
+        raise InputError("--pair_variants needs --data, the pairs whose sentences are edited")
     if options.text_batch < 1 or options.pair_batch < 2:
         raise InputError("expected --text_batch 1 or more, --pair_batch 2 or more")
     if not options.text and not options.data:

@@ -57,7 +57,7 @@ def test_a_file_has_one_sentence_a_line_and_is_written_once(tmp_path):
     path = variants_file(parts, tmp_path)
     lines = path.read_text().splitlines()
     assert lines[0] == "a line with a break" and lines[3] == "three more words" and len(lines) == 1 + 2 + 1 + 3
-    assert set(" ".join(lines[:3]).split()) == set(["a", "line", "with", "break"])  # words of its own part only
+    assert set(" ".join(lines[:3]).split()) == {"a", "line", "with", "break"}  # words of its own part only
     path.write_text("kept")
     assert variants_file([(["a line with a break"], 2), (["three more words"], 3)], tmp_path).read_text() == "kept"
     assert variants_file([(["a line with a break"], 3), (["three more words"], 3)], tmp_path) != path
