@@ -173,14 +173,10 @@ def open_inputs(options: Namespace) -> Inputs:
     training, validation = parts["data"], parts["validation"]
     assert validation is not None
     if options.variants or options.pair_variants:
-        to_edit = ((all_sentences(text, None), options.variants or 0), (all_sentences(None, training), of_pairs(options)))
+        of_text, of_pairs = options.variants or 0, options.pair_variants or options.variants or 0
+        to_edit = ((all_sentences(text, None), of_text), (all_sentences(None, training), of_pairs))
         text = SentenceFiles([variants_file(to_edit, cache_of(options))])
     return Inputs(text, training, validation, parts["test"])
-
-
-def of_pairs(options: Namespace) -> int:
-    """How many variants to add of each sentence of the training pairs."""
-    return options.pair_variants or options.variants or 0
 
 
 def identity_of(options: Namespace, inputs: Inputs) -> dict[str, Any]:
