@@ -43,9 +43,10 @@ class EncoderGraph(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Encode a batch; nothing here depends on the values, so that it can be traced."""
+        present = attention_mask.float()
         if getattr(self.transformer.config, "num_hidden_layers", 0):
             # Additive and in four dimensions, which transformers takes as it is: what it makes of a flat mask depends on values.
-            mask = ((1 - attention_mask.float()) * HIDDEN_BY_MASK)[:, None, None, :]
+            mask = ((1 - present) * HIDDEN_BY_MASK)[:, None, None, :]
         else:
             mask = attention_mask
         if self.layers == [-1]:
@@ -53,14 +54,16 @@ class EncoderGraph(nn.Module):
         else:
             states = self.transformer(input_ids=input_ids, attention_mask=mask, output_hidden_states=True).hidden_states
             tokens = torch.cat([states[layer] for layer in self.layers], dim=-1)
-        tokens = tokens * attention_mask[:, :, None].float()
-        embeddings = self.head.head(self._pool(tokens, attention_mask.sum(1)))
+        tokens = tokens * present[:, :, None]
+        embeddings = self.head.head(self._pool(tokens, attention_mask))
         norms = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
         embeddings = embeddings / norms.clamp(min=torch.finfo(torch.float32).tiny)
         return (tokens if self.has_token_states else embeddings[:, None].expand(-1, tokens.shape[1], -1)), embeddings
 
-    def _pool(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        pooling = self.head.pooling
+    def _pool(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        if self.has_token_states:
+            return tokens.sum(1)  # has the direction of the mean, and only that is left at unit length
+        pooling, lengths = self.head.pooling, mask.sum(1)
         if not isinstance(pooling, HybridPooling):
             return pooling(tokens, lengths)
         # What it computes itself, in a form that ONNX has.
