@@ -137,7 +137,8 @@ def read_text_pairs(source: str | os.PathLike[str], options: ReadOptions = ReadO
             line=numbers[outside[0]],
         )
     on_scale = (values if (low, high) == (0, MAX_LABEL) else (values - low) / (high - low) * MAX_LABEL).astype(np.float32)
-    return TextPairs(first, second, on_scale, negatives, scale=f"labels are {low:g} to {high:g}: {why}", skipped=len(bad))
+    scale = f"labels are read as {low:g} to {high:g} because {why}"
+    return TextPairs(first, second, on_scale, negatives, scale=scale, skipped=len(bad))
 
 
 def _open(source: str | os.PathLike[str], options: ReadOptions) -> tuple[Table, Columns]:
@@ -240,7 +241,7 @@ def describe_bad_rows(bad: Sequence[tuple[int, str]]) -> str:
 def _scale(labels: np.ndarray, name: str, given: tuple[float, float] | None) -> tuple[float, float, str]:
     """The lowest and the highest label of the scale, and why it is that one."""
     if given is not None:
-        return *given, "as --label_range says"
+        return *given, "--label_range says so"
     if labels.min() < 0:
         return -1, 1, "some are below 0"
     if set(np.unique(labels)) <= {0, 1}:
@@ -248,5 +249,5 @@ def _scale(labels: np.ndarray, name: str, given: tuple[float, float] | None) -> 
     if labels.max() <= 1:
         return 0, 1, "none is above 1"
     if name == "relatedness_score" and labels.min() >= 1:
-        return 1, 5, "relatedness_score, as in SICK"
+        return 1, 5, "SICK's relatedness_score begins at 1"
     return 0, 5, "some are above 1"

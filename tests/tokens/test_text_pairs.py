@@ -87,12 +87,12 @@ def test_two_ways_or_none_show_the_first_row_and_the_option(rows, message, tmp_p
 @pytest.mark.parametrize(
     ("labels", "name", "expected", "why"),
     [
-        ([0, 2.5, 5], "score", [0, 2.5, 5], "0 to 5: some are above 1"),
-        ([0, 0.5, 1], "score", [0, 2.5, 5], "0 to 1: none is above 1"),
-        ([0, 1, 1], "is_duplicate", [0, 5, 5], "0 to 1: each is 0 or 1"),
-        ([-1, 0, 1], "similarity", [0, 2.5, 5], "-1 to 1: some are below 0"),
-        ([1, 3, 5], "relatedness_score", [0, 2.5, 5], "1 to 5: relatedness_score"),
-        ([1, 3, 5], "score", [1, 3, 5], "0 to 5: some are above 1"),
+        ([0, 2.5, 5], "score", [0, 2.5, 5], "0 to 5 because some are above 1"),
+        ([0, 0.5, 1], "score", [0, 2.5, 5], "0 to 1 because none is above 1"),
+        ([0, 1, 1], "is_duplicate", [0, 5, 5], "0 to 1 because each is 0 or 1"),
+        ([-1, 0, 1], "similarity", [0, 2.5, 5], "-1 to 1 because some are below 0"),
+        ([1, 3, 5], "relatedness_score", [0, 2.5, 5], "1 to 5 because SICK's"),
+        ([1, 3, 5], "score", [1, 3, 5], "0 to 5 because some are above 1"),
     ],
 )
 def test_the_scale_of_labels_is_said(labels, name, expected, why, tmp_path):

@@ -141,7 +141,7 @@ def test_stsb_from_the_hub_becomes_three_stores(tiny_bert, tmp_path, monkeypatch
     assert sorted(path.name for path in tmp_path.glob("*.store")) == ["dev.store", "test.store", "train.store"]
     pairs = open_pairs([tmp_path / "dev.store"])
     assert [pairs.sentences[i] for i in pairs.first] == ["A plane\nis taking off."] and pairs.labels.tolist() == [3.75]
-    assert "labels are 0 to 1: none is above 1" in capsys.readouterr().err
+    assert "labels are read as 0 to 1 because none is above 1" in capsys.readouterr().err
 
 
 def test_mean_pooling_of_the_last_layer_is_what_sentence_transformers_gives(tmp_path):
