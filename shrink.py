@@ -172,11 +172,17 @@ def open_inputs(options: Namespace) -> Inputs:
     text = SentenceFiles(options.text) if options.text else None
     training, validation = parts["data"], parts["validation"]
     assert validation is not None
-    if options.variants or options.pair_variants:
-        of_text, of_pairs = options.variants or 0, options.pair_variants or options.variants or 0
+    of_text, of_pairs = edits(options)
+    if of_text or of_pairs:
         to_edit = ((all_sentences(text, None), of_text), (all_sentences(None, training), of_pairs))
         text = SentenceFiles([variants_file(to_edit, cache_of(options))])
     return Inputs(text, training, validation, parts["test"])
+
+
+def edits(options: Namespace) -> tuple[int, int]:
+    """How many random edits are added per sentence of the text, and per sentence of the training pairs."""
+    of_text, of_pairs = options.variants or 0, options.pair_variants or options.variants or 0
+    return (of_text if options.text else 0), (of_pairs if options.data else 0)
 
 
 def identity_of(options: Namespace, inputs: Inputs) -> dict[str, Any]:
@@ -239,10 +245,11 @@ def report(options: Namespace, inputs: Inputs, student: WholeEncoder, before: Ma
     """Write the encoder's folder and the run's files, and print its scores next to the backbone's."""
     student.bfloat16 = False
     out, folder, seconds = Path(options.out), Path(options.run_dir), saved.seconds
+    of_text, of_pairs = edits(options)
     facts = origin_of(options) | {
         "layers": options.layers,
-        "variants": options.variants or 0,
-        "pair_variants": options.pair_variants or 0,
+        "variants": of_text,
+        "pair_variants": of_pairs,
         "vocabulary": len(student.backbone.tokenizer),
         "parameters": sum(parameter.numel() for parameter in student.model.parameters()),
         "seed": options.seed,

@@ -148,10 +148,9 @@ def write_card(folder: Path, scores: Mapping[str, Mapping[str, Mapping[str, floa
     if config.get("hidden_act") == "relu":
         made_from.append("ReLU")
     data = list(own.get("data", []))
-    if own.get("variants"):
-        data.append(f"and {own['variants']} random edits of each sentence")
-    if own.get("pair_variants"):
-        data.append(f"and {own['pair_variants']} of each sentence of the pairs")
+    for name, edited in (("variants", "sentence of the text"), ("pair_variants", "sentence of the pairs")):
+        if own.get(name):
+            data.append(f"{own[name]} random edits of each {edited}")
     card = CARD.format(
         output_dim=own["output_dim"],
         mib=size_of(folder) / 2**20,

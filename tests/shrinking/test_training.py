@@ -230,7 +230,8 @@ def test_the_command_shrinks_reports_and_resumes(tiny_bert, pairs, tmp_path, run
     np.testing.assert_allclose(SmallEncoder(tmp_path / "thin-out").encode(pairs.first), whole, atol=1e-5)
     assert "leaves no feed-forward blocks" in last_line(run_here("shrink.py", *files, "--layers", "none", "--relu"))
     card = (tmp_path / "thin-out" / "README.md").read_text()
-    assert "24 inner dimensions, ReLU" in card and "2 random edits of each sentence; and 5 of each sentence of the pairs" in card
+    assert "24 inner dimensions, ReLU" in card
+    assert "2 random edits of each sentence of the text; 5 random edits of each sentence of the pairs" in card
     alone = run_here("shrink.py", "--text", tmp_path / "text.txt", "--pair_variants", "2")
     assert "--pair_variants needs --data" in last_line(alone)
     assert "--data needs --validation" in last_line(run_here("shrink.py", "--data", tmp_path / "train.tsv"))
