@@ -89,8 +89,9 @@ NAME ?= sts
 KINDS := stsb stsb-early stsb-static
 SEEDS := 0 1 2
 QUESTIONS ?= $(DATASET)
+six := runs/6_layers-0/encoder
 needs_sts := $(KINDS:%=stores/%/test.store) $(foreach loss,squared cosent,$(SEEDS:%=stores/teacher-$(loss)-%/teacher.json)) \
-	runs/six-0/encoder/teacher.json
+	$(six)/teacher.json
 needs_compression := stores/stsb-pooled/test.store
 needs_retrieval := stores/questions/questions.store
 
@@ -147,15 +148,15 @@ stores/general/sts2014.store: | .venv/installed
 LARGE ?= all-MiniLM-L6-v2
 TEXT ?= data/text/*.txt
 teachers := stores/large-squared stores/large-cosent stores/teacher-cosent-1
-six := runs/six-0/encoder
 # A run that Ctrl-C stops resumes: make must not delete what it has written.
 .PRECIOUS: runs/ladder/6_layers-%/encoder.onnx runs/ladder/3_layers-%/encoder.onnx runs/ladder/2_layers-%/encoder.onnx \
-	runs/ladder/1_layer-%/encoder.onnx runs/ladder/static-%/encoder.onnx
+	runs/ladder/1_layer-%/encoder.onnx runs/ladder/static-%/encoder.onnx runs/6_layers-%/encoder/teacher.json
 
+# $(call shrink,NAME) makes runs/ladder/NAME-SEED, the encoder, and runs/NAME-SEED, what it was trained to in float32.
 shrink = $(RUN) shrink.py --text $(TEXT) --data $(STSB)/train.csv --validation $(STSB)/dev.csv --test $(STSB)/test.csv \
-	--device $(DEVICE) --cache_dir stores --resume --seed $* --out $(@D)
+	--device $(DEVICE) --cache_dir stores --resume --seed $* --run_dir runs/$1-$* --out runs/ladder/$1-$*
 with_edits := --relu --variants 3 --pair_variants 12 --text_batch 512 --pair_epochs 3 --pair_text 256
-from_six = $(shrink) $(with_edits) --backbone $(six) --teacher $(six) $(teachers) --text_epochs 4 --run_dir runs/$(@D:runs/ladder/%=%)
+from_six = $(call shrink,$1) $(with_edits) --backbone $(six) --teacher $(six) $(teachers) --text_epochs 4
 
 stores/large-squared/teacher.json: | stores/stsb/test.store
 	$(fine_tune) --backbone $(LARGE) --loss squared --epochs 4 --learning_rate 5e-5 --seed 3
@@ -163,24 +164,22 @@ stores/large-squared/teacher.json: | stores/stsb/test.store
 stores/large-cosent/teacher.json: | stores/stsb/test.store
 	$(fine_tune) --backbone $(LARGE) --loss cosent --epochs 4 --seed 1
 
-$(six)/teacher.json: | runs/ladder/6_layers-0/encoder.onnx
-
-runs/ladder/6_layers-%/encoder.onnx: | $(teachers:%=%/teacher.json)
-	$(shrink) $(with_edits) --layers all --token_weight 0 --vocabulary 23000 --teacher $(teachers) \
-		--text_epochs 5 --text_learning_rate 6e-4 --pair_learning_rate 5e-5 --run_dir runs/six-$*
+runs/ladder/6_layers-%/encoder.onnx runs/6_layers-%/encoder/teacher.json: | $(teachers:%=%/teacher.json)
+	$(call shrink,6_layers) $(with_edits) --layers all --token_weight 0 --vocabulary 23000 --teacher $(teachers) \
+		--text_epochs 5 --text_learning_rate 6e-4 --pair_learning_rate 5e-5
 
 runs/ladder/3_layers-%/encoder.onnx: | $(six)/teacher.json
-	$(from_six) --layers 0,2,4 --intermediate_size 1280 --text_learning_rate 6e-4
+	$(call from_six,3_layers) --layers 0,2,4 --intermediate_size 1280 --text_learning_rate 6e-4
 
 runs/ladder/2_layers-%/encoder.onnx: | $(six)/teacher.json
-	$(from_six) --layers 0,3 --intermediate_size 1472 --train_words --text_learning_rate 1e-3
+	$(call from_six,2_layers) --layers 0,3 --intermediate_size 1472 --train_words --text_learning_rate 1e-3
 
 runs/ladder/1_layer-%/encoder.onnx: | $(six)/teacher.json
-	$(from_six) --layers 0 --intermediate_size 1344 --train_words --text_learning_rate 6e-4
+	$(call from_six,1_layer) --layers 0 --intermediate_size 1344 --train_words --text_learning_rate 6e-4
 
 runs/ladder/static-%/encoder.onnx: | $(six)/teacher.json
-	$(shrink) --layers none --backbone $(six) --teacher $(six) --text_epochs 5 --text_batch 128 --text_learning_rate 2e-3 \
-		--pair_epochs 5 --pair_learning_rate 5e-4 --run_dir runs/$(@D:runs/ladder/%=%)
+	$(call shrink,static) --layers none --backbone $(six) --teacher $(six) --text_epochs 5 --text_batch 128 \
+		--text_learning_rate 2e-3 --pair_epochs 5 --pair_learning_rate 5e-4
 
 runs/ladder/model.bin_and_its_backbone-0/encoder.onnx: | .venv/installed
 	$(RUN) export.py --onnx --out $(@D)
