@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from data import count_batches, random_batches
+from evaluation.scores import Scores
 from shrinking.targets import SentenceTargets
 from tokens.sentence_files import SentenceFiles
 from tokens.text_pairs import MAX_LABEL, TextPairs
@@ -99,6 +100,11 @@ class ShrinkTrainer(WholeTrainer):
             Stage("pairs", settings.pair_epochs if training else 0, of_pairs, settings.pair_learning_rate),
         ]
         super().__init__(student, validation, stages, settings.seed)
+
+    @staticmethod
+    def quality(scores: Scores) -> float:
+        """Spearman less the error: this encoder is for use, and its cosines are to mean what they say."""
+        return scores.spearman - scores.mse
 
     def batches(self) -> Iterator[_Batch]:
         """The batches of the current epoch."""

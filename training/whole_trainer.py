@@ -81,6 +81,11 @@ class WholeTrainer(ABC):
     def loss(self, batch: Any) -> Tensor:
         """The loss of a batch, a scalar."""
 
+    @staticmethod
+    def quality(scores: Scores) -> float:
+        """What the best epoch has most of."""
+        return scores.spearman
+
     @property
     def batches_done(self) -> int:
         """Finished batches of the whole run."""
@@ -161,7 +166,7 @@ class WholeTrainer(ABC):
         if np.isnan(scores.spearman):
             raise InputError(f"training diverged {when} (embeddings are not finite); choose a lower learning rate")
         self.history.append(scores)
-        if len(self.history) == 1 or scores.spearman > self.history[self.best].spearman:
+        if len(self.history) == 1 or self.quality(scores) > self.quality(self.history[self.best]):
             self.best = len(self.history) - 1
             self._best_weights = copy.deepcopy(self.encoder.model.state_dict())
         line = f"validation Spearman {scores.spearman:.4f}, error {scores.mse:.4f}, unrelated {scores.unrelated:.2f}"
