@@ -150,7 +150,8 @@ TEXT ?= data/text/*.txt
 teachers := stores/large-squared stores/large-cosent stores/teacher-cosent-1
 # A run that Ctrl-C stops resumes: make must not delete what it has written.
 .PRECIOUS: runs/ladder/6_layers-%/encoder.onnx runs/ladder/3_layers-%/encoder.onnx runs/ladder/2_layers-%/encoder.onnx \
-	runs/ladder/1_layer-%/encoder.onnx runs/ladder/static-%/encoder.onnx runs/6_layers-%/encoder/teacher.json
+	runs/ladder/1_layer-%/encoder.onnx runs/ladder/static-%/encoder.onnx runs/6_layers-%/encoder/teacher.json \
+	runs/fixed_words-%/encoder/teacher.json
 
 # $(call shrink,NAME) makes runs/ladder/NAME-SEED, the encoder, and runs/NAME-SEED, what it was trained to in float32.
 shrink = $(RUN) shrink.py --text $(TEXT) --data $(STSB)/train.csv --validation $(STSB)/dev.csv --test $(STSB)/test.csv \
@@ -168,11 +169,17 @@ runs/ladder/6_layers-%/encoder.onnx runs/6_layers-%/encoder/teacher.json: | $(te
 	$(call shrink,6_layers) $(with_edits) --layers all --token_weight 0 --vocabulary 23000 --teacher $(teachers) \
 		--text_epochs 5 --text_learning_rate 6e-4 --pair_learning_rate 5e-5
 
-runs/ladder/3_layers-%/encoder.onnx: | $(six)/teacher.json
-	$(call from_six,3_layers) --layers 0,2,4 --intermediate_size 1280 --text_learning_rate 6e-4
+# Three layers learn with the word embeddings of the six first, then with their own.
+runs/fixed_words-%/encoder/teacher.json: | $(six)/teacher.json
+	$(call from_six,fixed_words) --layers 0,2,4 --intermediate_size 1280 --text_learning_rate 6e-4 --out runs/fixed_words-$*/small
+
+runs/ladder/3_layers-%/encoder.onnx: | runs/fixed_words-%/encoder/teacher.json
+	$(call shrink,3_layers) --backbone runs/fixed_words-$*/encoder --layers all --train_words --token_weight 0 --teacher $(six) \
+		--variants 3 --pair_variants 12 --text_batch 128 --text_epochs 2 --text_learning_rate 6e-4 \
+		--pair_text 256 --pair_epochs 3
 
 runs/ladder/2_layers-%/encoder.onnx: | $(six)/teacher.json
-	$(call from_six,2_layers) --layers 0,3 --intermediate_size 1472 --train_words --text_learning_rate 1e-3
+	$(call from_six,2_layers) --layers 0,3 --intermediate_size 1472 --text_learning_rate 6e-4
 
 runs/ladder/1_layer-%/encoder.onnx: | $(six)/teacher.json
 	$(call from_six,1_layer) --layers 0 --intermediate_size 1344 --train_words --text_learning_rate 6e-4
