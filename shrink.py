@@ -109,7 +109,7 @@ def parse_options(arguments: list[str]) -> Any:
         "--intermediate_size", type=PositiveInt, help="inner dimensions of each feed-forward block to keep (default: all)"
     )
     parser.add_argument("--relu", action="store_true", help="ReLU in place of GELU: faster in int8; needs much text")
-    parser.add_argument("--train_words", action="store_true", help="train word embeddings too: pays off with much text or one layer")
+    parser.add_argument("--train_words", action="store_true", help="train word embeddings too: helps with much text or one layer")
     parser.add_argument("--max_length", type=int, default=DEFAULT_MAX_LENGTH, help="tokens per sentence; longer ones are truncated")
     parser.add_argument("--text", nargs="+", help="text files without labels, one sentence a line")
     parser.add_argument("--variants", type=PositiveInt, help="random edits to add per sentence of --text")
