@@ -153,7 +153,7 @@ teachers := stores/large-squared stores/large-cosent stores/teacher-cosent-1
 	runs/ladder/1_layer-%/encoder.onnx runs/ladder/static-%/encoder.onnx runs/6_layers-%/encoder/teacher.json \
 	runs/fixed_words-%/encoder/teacher.json
 
-# $(call shrink,NAME) makes runs/ladder/NAME-SEED, the encoder, and runs/NAME-SEED, what it was trained to in float32.
+# $(call shrink,NAME) makes runs/ladder/NAME-SEED, the encoder, and runs/NAME-SEED, the run with its weights in float32.
 shrink = $(RUN) shrink.py --text $(TEXT) --data $(STSB)/train.csv --validation $(STSB)/dev.csv --test $(STSB)/test.csv \
 	--device $(DEVICE) --cache_dir stores --resume --seed $* --run_dir runs/$1-$* --out runs/ladder/$1-$*
 with_edits := --relu --variants 3 --pair_variants 12 --text_batch 512 --pair_epochs 3 --pair_text 256
