@@ -156,8 +156,8 @@ teachers := stores/large-squared stores/large-cosent stores/teacher-cosent-1
 # $(call shrink,NAME) makes runs/ladder/NAME-SEED, the encoder, and runs/NAME-SEED, the run with its weights in float32.
 shrink = $(RUN) shrink.py --text $(TEXT) --data $(STSB)/train.csv --validation $(STSB)/dev.csv --test $(STSB)/test.csv \
 	--device $(DEVICE) --cache_dir stores --resume --seed $* --run_dir runs/$1-$* --out runs/ladder/$1-$*
-with_edits := --relu --variants 3 --pair_variants 12 --text_batch 512 --pair_epochs 3 --pair_text 256
-from_six = $(call shrink,$1) $(with_edits) --backbone $(six) --teacher $(six) $(teachers) --text_epochs 4
+with_edits := --variants 3 --pair_variants 12 --pair_text 256 --pair_epochs 3
+from_six = $(call shrink,$1) $(with_edits) --relu --text_batch 512 --backbone $(six) --teacher $(six) $(teachers) --text_epochs 4
 
 stores/large-squared/teacher.json: | stores/stsb/test.store
 	$(fine_tune) --backbone $(LARGE) --loss squared --epochs 4 --learning_rate 5e-5 --seed 3
@@ -166,17 +166,16 @@ stores/large-cosent/teacher.json: | stores/stsb/test.store
 	$(fine_tune) --backbone $(LARGE) --loss cosent --epochs 4 --seed 1
 
 runs/ladder/6_layers-%/encoder.onnx runs/6_layers-%/encoder/teacher.json: | $(teachers:%=%/teacher.json)
-	$(call shrink,6_layers) $(with_edits) --layers all --token_weight 0 --vocabulary 23000 --teacher $(teachers) \
-		--text_epochs 5 --text_learning_rate 6e-4 --pair_learning_rate 5e-5
+	$(call shrink,6_layers) $(with_edits) --relu --text_batch 512 --layers all --token_weight 0 --vocabulary 23000 \
+		--teacher $(teachers) --text_epochs 5 --text_learning_rate 6e-4 --pair_learning_rate 5e-5
 
 # Three layers learn with the word embeddings of the six first, then with their own.
 runs/fixed_words-%/encoder/teacher.json: | $(six)/teacher.json
 	$(call from_six,fixed_words) --layers 0,2,4 --intermediate_size 1280 --text_learning_rate 6e-4 --out runs/fixed_words-$*/small
 
 runs/ladder/3_layers-%/encoder.onnx: | runs/fixed_words-%/encoder/teacher.json
-	$(call shrink,3_layers) --backbone runs/fixed_words-$*/encoder --layers all --train_words --token_weight 0 --teacher $(six) \
-		--variants 3 --pair_variants 12 --text_batch 128 --text_epochs 2 --text_learning_rate 6e-4 \
-		--pair_text 256 --pair_epochs 3
+	$(call shrink,3_layers) $(with_edits) --text_batch 128 --backbone runs/fixed_words-$*/encoder --layers all --train_words \
+		--token_weight 0 --teacher $(six) --text_epochs 2 --text_learning_rate 6e-4
 
 runs/ladder/2_layers-%/encoder.onnx: | $(six)/teacher.json
 	$(call from_six,2_layers) --layers 0,3 --intermediate_size 1472 --text_learning_rate 6e-4

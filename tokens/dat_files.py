@@ -105,7 +105,7 @@ def recognise(path: str | os.PathLike[str]) -> str:
         return "sentences"
     raise InputError(
         "not one of the challenge's files, expected rows of two sentences and a label separated by tabs, "
-        "of 'n_tokens dim v v ...', or of a label and an index; of other tables give one at a time",
+        "of 'n_tokens dim v v ...', or of a label and an index; give other tables one at a time",
         path=path,
         line=number,
     )
