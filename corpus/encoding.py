@@ -13,10 +13,11 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -144,8 +145,13 @@ def encode_here(folder: CorpusFolder, numbers: list[int], processes: int, device
         # What starts now inherits the mask and never sees Ctrl-C: this process, which does in a moment, ends the others.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         running = {pool.submit(_run_worker, number): number for number in numbers}
+        # Not as_completed: it locks all that run, and Ctrl-C at that moment would leave them locked, and this process waiting.
+        finished: SimpleQueue[Future[int]] = SimpleQueue()
+        for one in running:
+            one.add_done_callback(finished.put)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for done in as_completed(running):
+        for _ in running:
+            done = finished.get()
             yield running[done], done.result()
     except BrokenProcessPool as error:
         raise InputError("a process died, perhaps for want of memory; the same command resumes") from error
