@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 SMOOTHING = 0.8  # the share of a dimension's range that weights take over from the tokens
-LEVELS = 255
+# Processors without VNNI instructions add two products of a uint8 and an int8 in an int16, and cut the sum off at 32,767. These
+# ranges stay below, 2 * 191 * 85, so that embeddings are the same everywhere; all 8 bits would lose more there than they gain here.
+LEVELS, LARGEST = 191, 85  # of tokens within their range, of weights
 SMALLEST = 1e-5
 
 
@@ -115,7 +117,7 @@ class _Int8Linear(nn.Module):
         super().__init__()
         low, high = (inputs.low / factor).min().clamp(max=0), (inputs.high / factor).max().clamp(min=0)
         weight = (linear.weight * factor).T
-        scale = weight.abs().amax(0).clamp(min=SMALLEST**2) / 127
+        scale = weight.abs().amax(0).clamp(min=SMALLEST**2) / LARGEST
         self.step = nn.Buffer((high - low).clamp(min=SMALLEST) / LEVELS)
         self.zero = nn.Buffer((-low / self.step).round().to(torch.uint8))
         self.weight, self.scale = nn.Buffer((weight / scale).round().to(torch.int8)), nn.Buffer(scale)
@@ -132,7 +134,7 @@ class _Int8Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, step: Tensor, zero: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-        codes = (tokens / step).round().add(zero).clamp(0, LEVELS) - zero.float()
+        codes = (tokens / step).round().add(zero).clamp(0, 255) - zero.float()
         return (codes @ weight.float()) * (step * scale) + bias
 
     @staticmethod

@@ -85,3 +85,15 @@ def test_a_linear_layer_keeps_its_precision_beside_a_dimension_a_hundred_times_a
     quantize(model, model, [tokens])
     error = (model(tokens) - wanted).std() / wanted.std()
     assert 0 < error < 0.02
+
+
+@torch.no_grad()
+def test_two_products_fit_into_an_int16_as_processors_without_vnni_add_them():
+    model = torch.nn.Sequential(torch.nn.Linear(64, 32))
+    model[0].weight.fill_(1)
+    tokens = torch.rand(1, 500, 64, generator=torch.Generator().manual_seed(0))
+    quantize(model, model, [tokens])
+    layer = model[0]
+    codes = (tokens * layer.inverse / layer.step).round() + layer.zero
+    products = codes[..., None] * layer.weight.float()
+    assert 30_000 < (products[..., 0::2, :] + products[..., 1::2, :]).max() < 2**15
