@@ -247,7 +247,6 @@ def report(options: Namespace, inputs: Inputs, student: WholeEncoder, before: Ma
     out, folder, seconds = Path(options.out), Path(options.run_dir), saved.seconds
     of_text, of_pairs = edits(options)
     facts = origin_of(options) | {
-        "layers": options.layers,
         "variants": of_text,
         "pair_variants": of_pairs,
         "vocabulary": len(student.backbone.tokenizer),
@@ -267,7 +266,7 @@ def report(options: Namespace, inputs: Inputs, student: WholeEncoder, before: Ma
     }
     write_card(out, scores)
     if student.model.config.num_hidden_layers:  # so that more can be cut from it
-        origin = {name: facts[name] for name in ("backbone", "teachers", "data")}
+        origin = {name: facts[name] for name in ("backbone", "layers", "teachers", "data")}
         origin["scores"] = {part: dict([next(iter(own.items()))]) for part, own in scores.items()}
         save_teacher(folder / "encoder", student, {"set_aside": None, "origin": origin})
     agreement = spearman(cosines(*in_small["validation"]), cosines(*in_float["validation"]))
@@ -294,25 +293,29 @@ def report(options: Namespace, inputs: Inputs, student: WholeEncoder, before: Ma
 
 
 def origin_of(options: Namespace) -> dict[str, Any]:
-    """What an encoder is made from: a backbone, teachers, data; through a backbone that was shrunk, from all before it.
+    """What an encoder is made from: a backbone, its layers, teachers, data; through a backbone that was shrunk, from all before it.
 
     With the scores of the first backbone, if there was one before.
     """
     own = {
         "backbone": Path(options.backbone).name if Path(options.backbone).exists() else options.backbone,
+        "layers": options.layers,
         "teachers": [name_of_teacher(Path(teacher)) for teacher in options.teacher or []],
         "data": [Path(path).name for name in ("text", "data") for path in options[name] or []],
     }
     with suppress(InputError):  # an ordinary backbone
         if origin := read_teacher(Path(options.backbone)).get("origin"):
             lists = {name: list(dict.fromkeys(origin[name] + own[name])) for name in ("teachers", "data")}
-            return {"backbone": origin["backbone"], **lists, "scores": origin["scores"]}
+            layers = origin.get("layers", "all") if options.layers == "all" else options.layers
+            return {"backbone": origin["backbone"], "layers": layers, **lists, "scores": origin["scores"]}
     return own
 
 
 def name_of_teacher(folder: Path) -> str:
-    """The backbone that a teacher was fine-tuned from and its loss, or the folder's name if they are not recorded."""
+    """The backbone that a teacher was made from and how, or the folder's name if that is not recorded."""
     facts = read_teacher(folder)
+    if origin := facts.get("origin"):
+        return f"{origin['backbone']} shrunk (layers {origin.get('layers', 'all')})"
     if "backbone" not in facts:
         return folder.name
     return f"{Path(facts['backbone']).name} fine-tuned" + (f" ({facts['loss']})" if "loss" in facts else "")

@@ -251,6 +251,12 @@ def test_the_command_shrinks_reports_and_resumes(tiny_bert, pairs, tmp_path, run
     card = (tmp_path / "thin-out" / "README.md").read_text()
     assert "24 inner dimensions, ReLU" in card
     assert "2 random edits of each sentence of the text; 5 random edits of each sentence of the pairs" in card
+    taught = ("--backbone", tmp_path / "thin" / "encoder", "--layers", "all", "--teacher", tmp_path / "run" / "encoder")
+    more = ("--text_epochs", "1", "--pair_epochs", "0", "--run_dir", tmp_path / "more", "--out", tmp_path / "more-out")
+    done = run_here("shrink.py", *files, *taught, *more)
+    assert done.returncode == 0, done.stderr
+    card = (tmp_path / "more-out" / "README.md").read_text()
+    assert "layers 0,2," in card and "| teachers | tiny-bert shrunk (layers 0,2) |" in card
     alone = run_here("shrink.py", "--text", tmp_path / "text.txt", "--pair_variants", "2")
     assert "--pair_variants needs --data" in last_line(alone)
     assert "--data needs --validation" in last_line(run_here("shrink.py", "--data", tmp_path / "train.tsv"))
