@@ -114,13 +114,13 @@ stores/%/test.store: | .venv/installed
 
 # Of teachers and small encoders: cuda for a GPU.
 DEVICE ?= cpu
-fine_tune = $(RUN) teacher.py --data stores/stsb/train.store --validation stores/stsb/dev.store --bfloat16 --device $(DEVICE) \
-	--resume --out $(@D)
+fine_tune = $(RUN) teacher.py --data $(STSB)/train.csv --validation $(STSB)/dev.csv --bfloat16 --device $(DEVICE) --resume \
+	--out $(@D)
 
-stores/teacher-squared-%/teacher.json: | stores/stsb/test.store
+stores/teacher-squared-%/teacher.json: | .venv/installed
 	$(fine_tune) --loss squared --seed $*
 
-stores/teacher-cosent-%/teacher.json: | stores/stsb/test.store
+stores/teacher-cosent-%/teacher.json: | .venv/installed
 	$(fine_tune) --loss cosent --epochs 4 --seed $*
 
 # The model that ships.
@@ -151,37 +151,42 @@ teachers := stores/large-squared stores/large-cosent stores/teacher-cosent-1
 # A run that Ctrl-C stops resumes: make must not delete what it has written.
 .PRECIOUS: runs/ladder/6_layers-%/encoder.onnx runs/ladder/3_layers-%/encoder.onnx runs/ladder/2_layers-%/encoder.onnx \
 	runs/ladder/1_layer-%/encoder.onnx runs/ladder/static-%/encoder.onnx runs/6_layers-%/encoder/teacher.json \
-	runs/fixed_words-%/encoder/teacher.json
+	runs/first_3_layers-%/encoder/teacher.json runs/first_2_layers-%/encoder/teacher.json
 
 # $(call shrink,NAME) makes runs/ladder/NAME-SEED, the encoder, and runs/NAME-SEED, the run with its weights in float32.
 shrink = $(RUN) shrink.py --text $(TEXT) --data $(STSB)/train.csv --validation $(STSB)/dev.csv --test $(STSB)/test.csv \
 	--device $(DEVICE) --cache_dir stores --resume --seed $* --run_dir runs/$1-$* --out runs/ladder/$1-$*
 with_edits := --variants 3 --pair_variants 12 --pair_text 256 --pair_epochs 3
-from_six = $(call shrink,$1) $(with_edits) --relu --text_batch 512 --backbone $(six) --teacher $(six) $(teachers) --text_epochs 4
+from_six = $(call shrink,$1) $(with_edits) --relu --text_batch 512 --backbone $(six) --teacher $(six) $(teachers) --train_words
+# Two and three layers learn again, in smaller batches and from the six layers alone.
+first = $(call from_six,first_$1) --out runs/first_$1-$*/small
+again = $(call shrink,$1) $(with_edits) --backbone runs/first_$1-$*/encoder --layers all --train_words --token_weight 0 \
+	--teacher $(six) --text_batch 128 --text_epochs 3 --text_learning_rate 6e-4
 
-stores/large-squared/teacher.json: | stores/stsb/test.store
+stores/large-squared/teacher.json: | .venv/installed
 	$(fine_tune) --backbone $(LARGE) --loss squared --epochs 4 --learning_rate 5e-5 --seed 3
 
-stores/large-cosent/teacher.json: | stores/stsb/test.store
+stores/large-cosent/teacher.json: | .venv/installed
 	$(fine_tune) --backbone $(LARGE) --loss cosent --epochs 4 --seed 1
 
 runs/ladder/6_layers-%/encoder.onnx runs/6_layers-%/encoder/teacher.json: | $(teachers:%=%/teacher.json)
-	$(call shrink,6_layers) $(with_edits) --relu --text_batch 512 --layers all --token_weight 0 --vocabulary 23000 \
+	$(call shrink,6_layers) $(with_edits) --relu --text_batch 512 --layers all --token_weight 0 --vocabulary 23000 --train_words \
 		--teacher $(teachers) --text_epochs 5 --text_learning_rate 6e-4 --pair_learning_rate 5e-5
 
-# Three layers learn with the word embeddings of the six first, then with their own.
-runs/fixed_words-%/encoder/teacher.json: | $(six)/teacher.json
-	$(call from_six,fixed_words) --layers 0,2,4 --intermediate_size 1280 --text_learning_rate 6e-4 --out runs/fixed_words-$*/small
+runs/first_3_layers-%/encoder/teacher.json: | $(six)/teacher.json
+	$(call first,3_layers) --layers 0,2,4 --intermediate_size 1344 --text_epochs 6 --text_learning_rate 6e-4
 
-runs/ladder/3_layers-%/encoder.onnx: | runs/fixed_words-%/encoder/teacher.json
-	$(call shrink,3_layers) $(with_edits) --text_batch 128 --backbone runs/fixed_words-$*/encoder --layers all --train_words \
-		--token_weight 0 --teacher $(six) --text_epochs 2 --text_learning_rate 6e-4
+runs/first_2_layers-%/encoder/teacher.json: | $(six)/teacher.json
+	$(call first,2_layers) --layers 0,3 --intermediate_size 1472 --text_epochs 4 --text_learning_rate 1e-3
 
-runs/ladder/2_layers-%/encoder.onnx: | $(six)/teacher.json
-	$(call from_six,2_layers) --layers 0,3 --intermediate_size 1472 --text_learning_rate 6e-4
+runs/ladder/3_layers-%/encoder.onnx: | runs/first_3_layers-%/encoder/teacher.json
+	$(call again,3_layers)
+
+runs/ladder/2_layers-%/encoder.onnx: | runs/first_2_layers-%/encoder/teacher.json
+	$(call again,2_layers)
 
 runs/ladder/1_layer-%/encoder.onnx: | $(six)/teacher.json
-	$(call from_six,1_layer) --layers 0 --intermediate_size 1344 --train_words --text_learning_rate 6e-4
+	$(call from_six,1_layer) --layers 0 --intermediate_size 1344 --text_epochs 4 --text_learning_rate 6e-4
 
 runs/ladder/static-%/encoder.onnx: | $(six)/teacher.json
 	$(call shrink,static) --layers none --backbone $(six) --teacher $(six) --text_epochs 5 --text_batch 128 \
