@@ -26,7 +26,7 @@ import torch
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from sentence_transformers import SentenceTransformer
-from timing import goal, ratios, run_script, time_interleaved
+from timing import goal, processor, ratios, run_script, time_interleaved
 
 from common.cli import make_parser, output_file, run_command
 from common.errors import InputError
@@ -94,7 +94,7 @@ def main() -> None:
         for name, own_seeds in sorted(encoders.items(), key=lambda entry: speed[0][entry[0]])
     ]
     parts = [
-        "# Whole encoders\n\nMade by `make ladder`. Speeds are multiples of the backbone's in torch.\n",
+        f"# Whole encoders\n\nMade by `make ladder` on {processor()}. Speeds are multiples of the backbone's in torch.\n",
         markdown(columns, rows),
     ]
     points = {name: (speed[0][name], quality[name][0], sizes[name] / 2**20) for name in encoders}

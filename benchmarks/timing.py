@@ -66,6 +66,14 @@ def goal(what: str, measured: float, bound: float, *, at_most: bool = False) -> 
     return f"Goal: {what}, at {'most' if at_most else 'least'} {bound:g}; {'met' if met else 'not met'}: {measured:.3g}.\n"
 
 
+def processor() -> str:
+    """The processor's name, and whether it has VNNI, the instructions that make int8 fast (Linux)."""
+    facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines())
+    names = {name.strip(): value.strip() for name, value in facts.items()}
+    has_vnni = "vnni" in names.get("flags", "")
+    return f"{names.get('model name', 'an unknown processor')}, {'with' if has_vnni else 'without'} VNNI"
+
+
 def peak_memory() -> int:
     """Peak memory of this process in kilobytes (Linux); getrusage would include its parent's from before the fork."""
     status = Path("/proc/self/status").read_text()

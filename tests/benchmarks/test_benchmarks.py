@@ -90,6 +90,13 @@ def test_medians_ranges_and_ratios():
     assert markdown(("x", "y"), [("1", "2")]) == "| x | y |\n| --- | --- |\n| 1 | 2 |\n"
 
 
+@pytest.mark.parametrize(("flag", "expected"), [("avx512_vnni", "Some CPU, with VNNI"), ("avx2", "Some CPU, without VNNI")])
+def test_the_processor_has_vnni_or_not(monkeypatch, flag, expected):
+    facts = f"processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu {flag} sse\npower management:\n\nprocessor\t: 1\n"
+    monkeypatch.setattr(timing.Path, "read_text", lambda path: facts)
+    assert timing.processor() == expected
+
+
 def test_a_goal_is_met_or_not_and_sections_stay(tmp_path):
     assert timing.goal("ratio", 4.0, 4) == "Goal: ratio, at least 4; met: 4.\n"
     assert timing.goal("ratio", 2.51, 2.5, at_most=True) == "Goal: ratio, at most 2.5; not met: 2.51.\n"
