@@ -10,7 +10,8 @@ A judge needs this file and `model.bin`, nothing else; it imports torch and the 
 Six architectures share one form: pooling, then a head, then scaling to unit length.
 
     hybrid      the default. Each head of dimensions mixes attention and mean pooling by a learned share; then a
-                projection and a residual MLP. It starts as mean pooling.
+                projection and a residual MLP. It starts as mean pooling. With `context_layers`, transformer layers
+                read the tokens too.
     published   the recipe this project started from: tokens projected to 128, 0.7 attention + 0.3 mean pooling,
                 projected to 256.
     gated       a typical challenge entry: attention and mean of the raw tokens, LayerNorm, an MLP, and a linear path
@@ -36,6 +37,8 @@ from torch import Tensor, nn
 PUBLISHED_TOKEN_DIM = 128
 PUBLISHED_ATTENTION_SHARE = 0.7
 TWIN_DIMS = (128, 64)
+HEAD_DIM = 64  # of a transformer layer
+NEWER_FIELDS = {"context_layers": 0, "context_dim": 256}  # fields that earlier checkpoints lack
 OVERFLOW_SCALE = 2.0**-40
 SAFE_NORMS = (1e-15, 1e15)  # between these, squares neither vanish nor overflow in float32
 
@@ -51,6 +54,8 @@ class EncoderConfig:
         heads: groups of dimensions, each with its own attention (hybrid, gated); divides D.
         hidden_dim: width of the MLP (hybrid, gated); 0 leaves it out (hybrid).
         dropout: dropout rate in training, 0 to 1 (hybrid, gated).
+        context_layers: transformer layers that read the tokens beside the pooling (hybrid); 0 leaves them out.
+        context_dim: their width (hybrid); each of their heads has 64 dimensions.
     """
 
     architecture: str = "hybrid"
@@ -59,6 +64,8 @@ class EncoderConfig:
     heads: int = 8
     hidden_dim: int = 512
     dropout: float = 0.2
+    context_layers: int = 0
+    context_dim: int = 256
 
 
 def get_model(checkpoint: str | Path | None = None) -> SentenceEncoder:
@@ -152,8 +159,8 @@ class SentenceEncoder(nn.Module):
             mean = vectors.mean(0) if centred else vectors.new_zeros(vectors.shape[1])
             _, directions = torch.linalg.eigh((vectors - mean).T @ (vectors - mean))
             principal = directions.flip(1).T[: self.config.output_dim]
-            for parameter, start in ((self.head.projection.weight, principal), (self.head.projection.bias, -principal @ mean)):
-                parameter.zero_()[: len(start)] = start  # outputs beyond D start at zero
+            self.head.projection.weight.zero_()[: len(principal), : len(mean)] = principal  # what is beyond D starts at zero
+            self.head.projection.bias.zero_()[: len(principal)] = -principal @ mean
 
     def get_extra_state(self) -> Tensor:
         """The configuration as JSON in a uint8 tensor, so that a checkpoint describes itself."""
@@ -237,6 +244,61 @@ class HybridPooling(nn.Module):
         return mixed_weights(scores, lengths, self.attention_share.sigmoid().unsqueeze(1))
 
 
+class ContextPooling(nn.Module):
+    """Hybrid pooling and, beside it, the mean of the tokens after transformer layers, which compare tokens with each other."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        width = config.context_dim
+        if config.context_layers < 0:
+            raise ValueError(f"context_layers is {config.context_layers}, expected 0 or more")
+        if width < 1 or width % HEAD_DIM:
+            raise ValueError(f"context_dim is {width}, expected a multiple of {HEAD_DIM}")
+        self.hybrid = HybridPooling(config.input_dim, config.heads)
+        self.narrow = nn.Sequential(nn.LayerNorm(config.input_dim), nn.Linear(config.input_dim, width))
+        self.layers = nn.ModuleList(TransformerLayer(width, config.dropout) for _ in range(config.context_layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
+        """`(B, T, D)` and lengths `(B,)`, None without padding, to `(B, D + context_dim)`."""
+        states = self.states(tokens, lengths)
+        mean = states.mean(1) if lengths is None else states.sum(1) / lengths.clamp(min=1)[:, None]
+        return torch.cat([self.hybrid(tokens, lengths), mean], dim=1)
+
+    def states(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
+        """The tokens after all layers, `(B, T, context_dim)`, zero on padding."""
+        states, present = normalised(self.narrow, tokens), None
+        if lengths is not None:  # in a sentence without tokens its first row counts as one: attention needs some
+            present = torch.arange(tokens.shape[1], device=tokens.device) < lengths.clamp(min=1)[:, None]
+        for layer in self.layers:
+            states = layer(states, present)
+        states = self.norm(states)
+        return states if present is None else states * present[:, :, None]
+
+
+class TransformerLayer(nn.Module):
+    """Attention between tokens, then an MLP, each added to its input; both normalise what they read.
+
+    torch's own layer, exported to ONNX, takes one length of sentences only.
+
+    Source: Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, pre-LN.
+    """
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.queries_keys_values, self.attended = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width))
+
+    def forward(self, tokens: Tensor, present: Tensor | None) -> Tensor:
+        """`(B, T, W)` to the same; attention is to tokens where `present`, `(B, T)`, is true, None for all."""
+        by_head = self.queries_keys_values(self.attention_norm(tokens)).unflatten(2, (3, -1, HEAD_DIM)).permute(2, 0, 3, 1, 4)
+        mask = None if present is None else present[:, None, None]
+        attended = F.scaled_dot_product_attention(by_head[0], by_head[1], by_head[2], attn_mask=mask)
+        tokens = tokens + self.attended(attended.transpose(1, 2).flatten(2))
+        return tokens + self.mlp(self.mlp_norm(tokens))
+
+
 class PublishedPooling(nn.Module):
     """The published recipe: tokens to 128 dimensions, then 0.7 attention pooling + 0.3 mean pooling."""
 
@@ -247,9 +309,7 @@ class PublishedPooling(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
         """`(B, T, D)` and lengths `(B,)`, None without padding, to `(B, 128)`."""
-        encoded = self.token_encoder(tokens)
-        if not encoded.sum().isfinite():  # squares in LayerNorm overflow from 1e19 on; it does not depend on the scale
-            encoded = self.token_encoder(tokens * OVERFLOW_SCALE)
+        encoded = normalised(self.token_encoder, tokens)
         return torch.bmm(self.token_weights(encoded, lengths), encoded).squeeze(1)
 
     def token_weights(self, encoded: Tensor, lengths: Tensor | None) -> Tensor:
@@ -312,8 +372,11 @@ class GatedHead(nn.Module):
 
 def _hybrid(config: EncoderConfig) -> tuple[nn.Module, nn.Module]:
     """The default architecture."""
-    pooling = HybridPooling(config.input_dim, config.heads)
-    return pooling, ResidualHead(config.input_dim, config.output_dim, config.hidden_dim, config.dropout)
+    if not config.context_layers:
+        pooling: nn.Module = HybridPooling(config.input_dim, config.heads)
+        return pooling, ResidualHead(config.input_dim, config.output_dim, config.hidden_dim, config.dropout)
+    width = config.input_dim + config.context_dim
+    return ContextPooling(config), ResidualHead(width, config.output_dim, config.hidden_dim, config.dropout)
 
 
 def _published(config: EncoderConfig) -> tuple[nn.Module, nn.Module]:
@@ -402,6 +465,12 @@ def mixed_weights(scores: Tensor, lengths: Tensor | None, attention_share: Tenso
     return torch.lerp(mean, attention, attention_share).masked_fill(padding, 0)
 
 
+def normalised(module: nn.Module, tokens: Tensor) -> Tensor:
+    """Tokens through a module with a LayerNorm, at any scale: from 1e19 on its squares overflow, and less gives the same result."""
+    result = module(tokens)
+    return result if result.sum().isfinite() else module(tokens * OVERFLOW_SCALE)
+
+
 def unit_length(vectors: Tensor) -> Tensor:
     """Scale `(B, K)` to length 1; a zero vector becomes the first unit vector, and NaN stays NaN."""
     norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
@@ -442,7 +511,8 @@ def _read_extra_state(state: Tensor) -> dict[str, Any]:
 
 def _config_from(contents: dict[str, Any]) -> EncoderConfig:
     known = {field.name for field in fields(EncoderConfig)}
-    if set(contents["config"]) != known:
-        unknown = sorted(set(contents["config"]) ^ known)
+    config = {**NEWER_FIELDS, **contents["config"]}
+    if set(config) != known:
+        unknown = sorted(set(config) ^ known)
         raise ValueError(f"checkpoint of another version: its configuration differs in {', '.join(unknown)}")
-    return EncoderConfig(**contents["config"])
+    return EncoderConfig(**config)

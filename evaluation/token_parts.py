@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model import GatedHead, HybridPooling, PublishedPooling, ResidualHead, SentenceEncoder
+from model import ContextPooling, GatedHead, HybridPooling, PublishedPooling, ResidualHead, SentenceEncoder
 
 
 @torch.inference_mode()
@@ -44,6 +44,9 @@ def _pooled_parts(pooling: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
     if isinstance(pooling, HybridPooling):
         weights = pooling.token_weights(tokens[None], lengths)[0].T
         parts = (weights[:, :, None] * tokens.unflatten(1, (pooling.heads, -1))).flatten(1)
+    elif isinstance(pooling, ContextPooling):
+        hybrid, mean = _pooled_parts(pooling.hybrid, tokens)
+        return torch.cat([hybrid, pooling.states(tokens[None], lengths)[0] / len(tokens)], dim=1), mean
     elif isinstance(pooling, PublishedPooling):
         encoded = pooling.token_encoder(tokens)
         weights = pooling.token_weights(encoded[None], lengths)[0].T

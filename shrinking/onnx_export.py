@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model import HybridPooling, SentenceEncoder
+from model import ContextPooling, HybridPooling, SentenceEncoder
 from shrinking.int8_layers import quantize
 from shrinking.lean_bert import LeanBert
 
@@ -64,11 +64,16 @@ class EncoderGraph(nn.Module):
         if self.has_token_states:
             return tokens.sum(1)  # has the direction of the mean, and only that is left at unit length
         pooling, lengths = self.head.pooling, mask.sum(1)
-        if not isinstance(pooling, HybridPooling):
-            return pooling(tokens, lengths)
-        # What it computes itself, in a form that ONNX has.
-        by_head = tokens.unflatten(2, (pooling.heads, -1)).transpose(1, 2)
-        return (pooling.token_weights(tokens, lengths)[:, :, None] @ by_head).flatten(1)
+        if isinstance(pooling, ContextPooling):
+            mean = pooling.states(tokens, lengths).sum(1) / lengths[:, None]
+            return torch.cat([_hybrid(pooling.hybrid, tokens, lengths), mean], dim=1)
+        return _hybrid(pooling, tokens, lengths) if isinstance(pooling, HybridPooling) else pooling(tokens, lengths)
+
+
+def _hybrid(pooling: HybridPooling, tokens: Tensor, lengths: Tensor) -> Tensor:
+    """What hybrid pooling computes itself, in a form that ONNX has."""
+    by_head = tokens.unflatten(2, (pooling.heads, -1)).transpose(1, 2)
+    return (pooling.token_weights(tokens, lengths)[:, :, None] @ by_head).flatten(1)
 
 
 def export(graph: EncoderGraph, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import math
 import sys
 from dataclasses import asdict
@@ -20,6 +21,7 @@ from model import EncoderConfig, SentenceEncoder, get_model, mean_pooling, sente
 CONFIGS = {
     "hybrid": EncoderConfig(),
     "hybrid without MLP": EncoderConfig(hidden_dim=0),
+    "hybrid with context": EncoderConfig(context_layers=2, context_dim=64),
     "published": EncoderConfig("published"),
     "gated": EncoderConfig("gated", heads=1),
     "twin": EncoderConfig("twin", output_dim=32),
@@ -168,6 +170,30 @@ def test_hybrid_agrees_with_slow_obvious_code():
 
 
 @torch.no_grad()
+def test_context_agrees_with_slow_obvious_code():
+    torch.manual_seed(3)
+    config = EncoderConfig(input_dim=12, output_dim=5, heads=3, hidden_dim=0, context_layers=2, context_dim=128)
+    encoder = SentenceEncoder(config).eval()
+    tokens = torch.randn(6, 12)
+    states = [encoder.pooling.narrow(token) for token in tokens]
+    for layer in encoder.pooling.layers:
+        projected = [layer.queries_keys_values(layer.attention_norm(state)) for state in states]
+        for i, state in enumerate(states):
+            heads = []
+            for head in (slice(0, 64), slice(64, 128)):
+                scores = torch.stack([projected[i][:128][head] @ own[128:256][head] / 8 for own in projected])
+                weights = [math.exp(score) / sum(map(math.exp, scores)) for score in scores]
+                heads.append(sum(weight * own[256:][head] for weight, own in zip(weights, projected, strict=True)))
+            attended = state + layer.attended(torch.cat(heads))
+            inner = layer.mlp[0](layer.mlp_norm(attended))
+            states[i] = attended + layer.mlp[3](0.5 * inner * (1 + torch.erf(inner / math.sqrt(2))))
+    mean = sum(encoder.pooling.norm(state) for state in states) / 6
+    pooled = torch.cat([encoder.pooling.hybrid(tokens[None], None)[0], mean])
+    expected = encoder.head.projection(pooled)
+    torch.testing.assert_close(encoder(pad(tokens[None], 3))[0], expected / expected.norm(), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
 def test_published_agrees_with_slow_obvious_code():
     torch.manual_seed(3)
     encoder = SentenceEncoder(EncoderConfig("published", input_dim=10)).eval()
@@ -217,20 +243,22 @@ def test_outputs_beyond_the_width_of_the_tokens_begin_at_zero():
     assert not vectors[:, 8:].any()
 
 
-def test_hybrid_starts_as_mean_pooling():
+@pytest.mark.parametrize("context_layers", [0, 2])
+def test_hybrid_starts_as_mean_pooling(context_layers):
     """With as many dimensions out as in, every cosine is the baseline's; with fewer, principal directions keep the most."""
+    context = {"context_layers": context_layers, "context_dim": 64}
     rng = torch.Generator().manual_seed(4)
     tokens = torch.randn(200, 5, 16, generator=rng) * torch.linspace(2, 0.1, 16)
     baseline = mean_pooling(16)(tokens)
-    exact = SentenceEncoder(EncoderConfig(input_dim=16, output_dim=16, heads=4)).eval()
+    exact = SentenceEncoder(EncoderConfig(input_dim=16, output_dim=16, heads=4, **context)).eval()
     exact.start_as_mean_pooling(baseline)
     torch.testing.assert_close(exact(tokens) @ exact(tokens).T, baseline @ baseline.T, atol=1e-5, rtol=0)
     errors = []
     for output_dim in (2, 6, 12):
-        smaller = SentenceEncoder(EncoderConfig(input_dim=16, output_dim=output_dim, heads=4)).eval()
+        smaller = SentenceEncoder(EncoderConfig(input_dim=16, output_dim=output_dim, heads=4, **context)).eval()
         smaller.start_as_mean_pooling(baseline)
         largest = torch.linalg.svd(baseline, full_matrices=False)[2][:output_dim]
-        kept = smaller.head.projection.weight
+        kept = smaller.head.projection.weight[:, :16]
         torch.testing.assert_close(kept.T @ kept, largest.T @ largest, atol=1e-4, rtol=0)  # the same subspace
         errors.append((smaller(tokens) @ smaller(tokens).T - baseline @ baseline.T).abs().mean())
     assert errors == sorted(errors, reverse=True)
@@ -274,6 +302,19 @@ def test_loading_into_another_architecture_says_what_differs(other, difference):
         SentenceEncoder(EncoderConfig()).load_state_dict(SentenceEncoder(other).state_dict())
 
 
+def test_a_checkpoint_from_before_context_layers_loads():
+    encoder = SentenceEncoder(EncoderConfig())
+    state = encoder.state_dict()
+    contents = json.loads(bytes(state["_extra_state"].tolist()))
+    del contents["config"]["context_layers"], contents["config"]["context_dim"]
+    state["_extra_state"] = torch.frombuffer(bytearray(json.dumps(contents), "utf-8"), dtype=torch.uint8)
+    assert encoder.load_state_dict(state) == ([], [])
+    contents["config"]["newer"] = 1
+    state["_extra_state"] = torch.frombuffer(bytearray(json.dumps(contents), "utf-8"), dtype=torch.uint8)
+    with pytest.raises(ValueError, match="checkpoint of another version: its configuration differs in newer"):
+        encoder.load_state_dict(state)
+
+
 def test_dropout_is_not_a_difference():
     SentenceEncoder(EncoderConfig(dropout=0.0)).load_state_dict(SentenceEncoder(EncoderConfig(dropout=0.5)).state_dict())
 
@@ -296,6 +337,8 @@ def test_impossible_configurations_are_refused():
     for config, message in (
         (EncoderConfig("transformer"), "architecture is 'transformer'"),
         (EncoderConfig(heads=7), "heads is 7"),
+        (EncoderConfig(context_layers=-1), "context_layers is -1, expected 0 or more"),
+        (EncoderConfig(context_layers=1, context_dim=100), "context_dim is 100, expected a multiple of 64"),
         (EncoderConfig("mean", output_dim=5), "output_dim is 5"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -16,6 +16,7 @@ from text import TextEncoder
 CONFIGS = {
     "hybrid": EncoderConfig(input_dim=16, output_dim=6, heads=4, hidden_dim=8),
     "hybrid without MLP": EncoderConfig(input_dim=16, output_dim=6, heads=4, hidden_dim=0),
+    "hybrid with context": EncoderConfig(input_dim=16, output_dim=6, heads=4, hidden_dim=8, context_layers=2, context_dim=64),
     "published": EncoderConfig("published", input_dim=16, output_dim=6),
     "gated": EncoderConfig("gated", input_dim=16, output_dim=6, heads=4, hidden_dim=8),
     "projection": EncoderConfig("projection", input_dim=16, output_dim=6),

@@ -93,10 +93,18 @@ def test_static_embeddings_become_a_table(tiny_bert, tmp_path):
             np.testing.assert_allclose(SmallEncoder(tmp_path / name).encode(sentence), mean / np.linalg.norm(mean), atol=tolerance)
 
 
-@pytest.mark.parametrize("architecture", ["hybrid", "projection", "gated", "published"])
-def test_a_trained_head_and_several_layers_go_into_the_graph(tiny_bert, tmp_path, architecture):
+@pytest.mark.parametrize(
+    ("architecture", "sizes"),
+    [
+        ("hybrid", {"heads": 4, "hidden_dim": 16}),
+        ("hybrid", {"heads": 4, "hidden_dim": 16, "context_layers": 2, "context_dim": 64}),
+        ("projection", {}),
+        ("gated", {}),
+        ("published", {}),
+    ],
+)
+def test_a_trained_head_and_several_layers_go_into_the_graph(tiny_bert, tmp_path, architecture, sizes):
     torch.manual_seed(0)
-    sizes = {"hybrid": {"heads": 4, "hidden_dim": 16}}.get(architecture, {})
     head = SentenceEncoder(EncoderConfig(architecture, input_dim=32, output_dim=8, **sizes))
     with torch.no_grad():
         for parameter in head.parameters():
