@@ -38,7 +38,7 @@ PUBLISHED_TOKEN_DIM = 128
 PUBLISHED_ATTENTION_SHARE = 0.7
 TWIN_DIMS = (128, 64)
 HEAD_DIM = 64  # of a transformer layer
-NEWER_FIELDS = {"context_layers": 0, "context_dim": 256}  # fields that earlier checkpoints lack
+NEWER_FIELDS = {"context_layers", "context_dim"}  # which earlier checkpoints lack
 OVERFLOW_SCALE = 2.0**-40
 SAFE_NORMS = (1e-15, 1e15)  # between these, squares neither vanish nor overflow in float32
 
@@ -254,16 +254,14 @@ class ContextPooling(nn.Module):
             raise ValueError(f"context_layers is {config.context_layers}, expected 0 or more")
         if width < 1 or width % HEAD_DIM:
             raise ValueError(f"context_dim is {width}, expected a multiple of {HEAD_DIM}")
-        self.hybrid = HybridPooling(config.input_dim, config.heads)
+        self.hybrid, self.mean = HybridPooling(config.input_dim, config.heads), MeanPooling()
         self.narrow = nn.Sequential(nn.LayerNorm(config.input_dim), nn.Linear(config.input_dim, width))
         self.layers = nn.ModuleList(TransformerLayer(width, config.dropout) for _ in range(config.context_layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
         """`(B, T, D)` and lengths `(B,)`, None without padding, to `(B, D + context_dim)`."""
-        states = self.states(tokens, lengths)
-        mean = states.mean(1) if lengths is None else states.sum(1) / lengths.clamp(min=1)[:, None]
-        return torch.cat([self.hybrid(tokens, lengths), mean], dim=1)
+        return torch.cat([self.hybrid(tokens, lengths), self.mean(self.states(tokens, lengths), lengths)], dim=1)
 
     def states(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
         """The tokens after all layers, `(B, T, context_dim)`, zero on padding."""
@@ -372,11 +370,9 @@ class GatedHead(nn.Module):
 
 def _hybrid(config: EncoderConfig) -> tuple[nn.Module, nn.Module]:
     """The default architecture."""
-    if not config.context_layers:
-        pooling: nn.Module = HybridPooling(config.input_dim, config.heads)
-        return pooling, ResidualHead(config.input_dim, config.output_dim, config.hidden_dim, config.dropout)
-    width = config.input_dim + config.context_dim
-    return ContextPooling(config), ResidualHead(width, config.output_dim, config.hidden_dim, config.dropout)
+    pooling: nn.Module = ContextPooling(config) if config.context_layers else HybridPooling(config.input_dim, config.heads)
+    width = config.input_dim + (config.context_dim if config.context_layers else 0)
+    return pooling, ResidualHead(width, config.output_dim, config.hidden_dim, config.dropout)
 
 
 def _published(config: EncoderConfig) -> tuple[nn.Module, nn.Module]:
@@ -511,8 +507,7 @@ def _read_extra_state(state: Tensor) -> dict[str, Any]:
 
 def _config_from(contents: dict[str, Any]) -> EncoderConfig:
     known = {field.name for field in fields(EncoderConfig)}
-    config = {**NEWER_FIELDS, **contents["config"]}
-    if set(config) != known:
-        unknown = sorted(set(config) ^ known)
+    config = contents["config"]
+    if unknown := sorted((config.keys() ^ known) - NEWER_FIELDS):
         raise ValueError(f"checkpoint of another version: its configuration differs in {', '.join(unknown)}")
     return EncoderConfig(**config)

@@ -65,7 +65,7 @@ class EncoderGraph(nn.Module):
             return tokens.sum(1)  # has the direction of the mean, and only that is left at unit length
         pooling, lengths = self.head.pooling, mask.sum(1)
         if isinstance(pooling, ContextPooling):
-            mean = pooling.states(tokens, lengths).sum(1) / lengths[:, None]
+            mean = pooling.mean(pooling.states(tokens, lengths), lengths)
             return torch.cat([_hybrid(pooling.hybrid, tokens, lengths), mean], dim=1)
         return _hybrid(pooling, tokens, lengths) if isinstance(pooling, HybridPooling) else pooling(tokens, lengths)
 
