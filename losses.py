@@ -133,6 +133,25 @@ def distillation(first: Tensor, second: Tensor, labels: Tensor | None, guide: Te
     return F.mse_loss(embeddings @ embeddings.T, guide @ guide.T)
 
 
+def imitation(first: Tensor, second: Tensor, labels: Tensor | None, guide: Tensor) -> Tensor:
+    """One minus the mean cosine of each embedding and the guide's of the same sentence.
+
+    It says where a sentence lies, not only how near others are (`distillation`), so that sentences teach which have nothing to do
+    with each other. If one side has fewer dimensions, only so many of the other are compared: order those of the guide by
+    importance. Range: 0 to 2.
+
+    Source: Reimers and Gurevych 2020, Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation, eq. 1:
+    the squared distance, which is twice this at unit length.
+
+    Args:
+        first, second: `(B, K)`, unit length.
+        guide: `(2B, G)`, unit length, first sentences, then second sentences.
+    """
+    embeddings = torch.cat([first, second])
+    width = min(embeddings.shape[1], guide.shape[1])
+    return 1 - (embeddings[:, :width] * F.normalize(guide[:, :width])).sum(1).mean()
+
+
 def ranking(
     first: Tensor,
     second: Tensor,
@@ -186,8 +205,10 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "cosent": cosent,
     "pearson": pearson,
     "distillation": distillation,
+    "imitation": imitation,
 }
 
 NEED_LABELS = ("cosine_mse", "cosent", "pearson")  # learn nothing from pairs without labels
 WITH_NEGATIVES = ("ranking",)  # use mined negatives if there are any
-WITHOUT_LABELS = ("distillation",)  # need a guide instead, and use unlabelled sentences too
+WITHOUT_LABELS = ("distillation", "imitation")  # need a guide instead, and use unlabelled sentences too
+NEED_TEACHER = ("imitation",)  # of its dimensions the first are the most important

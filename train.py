@@ -5,7 +5,7 @@ Examples:
     python train.py                                          data/*.dat, else the starter pairs
     python train.py --data my_folder                         the challenge's .dat files
     python train.py --data train.csv --validation dev.csv    text
-    python train.py --data train.csv --validation dev.csv --preset distilled --teacher teacher
+    python train.py --data train.csv --preset distilled --teacher teacher --sentences text.txt
     python train.py --preset published --phases.graded.epochs 40
     python train.py --run_dir runs/mine --resume             resume a stopped run
     torchrun --nproc-per-node 2 train.py                     two processes
@@ -31,6 +31,7 @@ from data import DATA, PairData, open_pairs, split_by_groups
 from evaluation.scores import METRICS, Scores, score, score_table, selection_metric
 from model import mean_pooling
 from tokens.dat_files import list_dat_files
+from tokens.sentence_files import SentenceFiles
 from tokens.text_pairs import add_read_arguments, read_options
 from training import processes
 from training.distillation import with_teacher_targets
@@ -41,7 +42,7 @@ from training.trainer import Trainer, TrainingResult
 
 MIN_VALIDATION_PAIRS = 30  # a rank correlation of fewer pairs is mostly noise
 STARTER_RUN = "runs/starter"
-FILES = ("data", "validation", "test", "teacher", "out", "cache_dir", "config")  # options whose values are paths
+FILES = ("data", "validation", "test", "teacher", "sentences", "out", "cache_dir", "config")  # options whose values are paths
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def main() -> None:
     saved = SavedRun(folder, save_seconds=options.save_seconds, command=command_to_resume(folder, []))
     with saved.hold(arguments_to_save(arguments, options, FILES), resume=options.resume):
         with processes.main_process_first():
-            run = open_run(recipe, options)
+            run = open_run(recipe, options, device)
         torch.set_num_threads(options.threads)  # only now: a backbone that encodes text uses all cores
         saved.identity = identity_of_run(recipe, run.training, run.validation, device.type)
         if options.resume and (summary := saved.finished()):
@@ -108,6 +109,7 @@ def parse_options(arguments: Sequence[str]) -> tuple[Recipe, Any]:
     parser.add_argument("--validation", nargs="+", help="pairs that choose the best weights (default: part of the training pairs)")
     parser.add_argument("--test", nargs="+", help="held-out pairs, scored once at the end")
     parser.add_argument("--teacher", nargs="+", help="folders written by teacher.py, one or more; use them with --preset distilled")
+    parser.add_argument("--sentences", nargs="+", help="text without labels for the teacher, one sentence a line")
     parser.add_argument("--out", help="checkpoint to write (default: model.bin, for the starter pairs runs/starter/model.bin)")
     parser.add_argument("--run_dir", help="folder for history, metrics, recipe, curve (default: runs/DATE-TIME or runs/starter)")
     parser.add_argument("--resume", action="store_true", help="resume the stopped run in --run_dir, to the same result")
@@ -136,8 +138,10 @@ def choose_files(options: Any) -> None:
     options.run_dir = options.run_dir or f"runs/{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def open_run(recipe: Recipe, options: Any) -> Run:
+def open_run(recipe: Recipe, options: Any, device: torch.device) -> Run:
     """Check the checkpoint to write and open the pairs."""
+    if options.sentences and not options.teacher:
+        raise InputError("--sentences needs --teacher, which says what they mean")
     out = output_file(options.out, [*options.data, *(options.validation or []), *(options.test or []), options.config])
     reading = read_options(options)
     sources = {"training": options.data, "validation": options.validation, "test": options.test}
@@ -154,7 +158,9 @@ def open_run(recipe: Recipe, options: Any) -> Run:
         training, validation = split_by_groups(training, recipe.validation_fraction, recipe.seed)
         set_aside = {"fraction": recipe.validation_fraction, "seed": recipe.seed}
     if options.teacher:
-        training = with_teacher_targets(training, [Path(folder) for folder in options.teacher], set_aside)
+        teachers = [Path(folder) for folder in options.teacher]
+        text = SentenceFiles(options.sentences) if options.sentences else ()
+        training = with_teacher_targets(training, teachers, text, set_aside=set_aside, device=str(device))
     name, folder = Path(options.config or options.preset).stem, Path(options.run_dir)
     return Run(recipe, name, training, validation, test, split_from, out, folder)
 
@@ -165,7 +171,9 @@ def train(run: Run, device: torch.device, saved: SavedRun, resume: bool) -> Trai
     for message in trainer.skipped:
         print(f"{message[0].upper()}{message[1:]}.")
     parameters = sum(parameter.numel() for parameter in trainer.encoder.parameters())
-    print(f"{len(run.training):,} training pairs, {len(run.validation):,} validation pairs, {parameters:,} parameters, {device}")
+    unlabelled = f"{unlabelled_sentences(run):,} sentences without labels, " if unlabelled_sentences(run) else ""
+    pairs = f"{len(run.training):,} training pairs, {unlabelled}{len(run.validation):,} validation pairs"
+    print(f"{pairs}, {parameters:,} parameters, {device}")
     if len(run.validation) < MIN_VALIDATION_PAIRS:
         print(f"{len(run.validation)} validation pairs are too few to choose the best weights; give --validation, or more pairs.")
     error = f", error {trainer.baseline.mse:.4f}" if isinstance(trainer.baseline, Scores) else ""
@@ -173,6 +181,11 @@ def train(run: Run, device: torch.device, saved: SavedRun, resume: bool) -> Trai
     print(f"Mean pooling, before training: validation {baseline}")
     print(saved.begin(trainer, resume))
     return saved.run(trainer)
+
+
+def unlabelled_sentences(run: Run) -> int:
+    """How many sentences have no label but a teacher's embedding."""
+    return 0 if run.training.targets is None else len(run.training.targets.unlabelled)
 
 
 def report(run: Run, result: TrainingResult, saved: SavedRun) -> None:
@@ -203,6 +216,7 @@ def report(run: Run, result: TrainingResult, saved: SavedRun) -> None:
         "data": {name: data_facts(pairs) for name, pairs in data.items()},
         "tokens": dict(run.training.tokens.description),
         "teacher": run.training.targets is not None,
+        "unlabelled_sentences": unlabelled_sentences(run),
     }
     write_metrics(run.folder / "metrics.json", metrics)
     reached = getattr(result.validation, result.metric)

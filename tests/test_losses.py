@@ -12,7 +12,7 @@ from scipy import stats
 from sentence_transformers.sentence_transformer.losses import CoSENTLoss, MultipleNegativesRankingLoss
 from sklearn.metrics import mean_squared_error
 
-from losses import LOSSES, cosent, cosine_mse, distillation, hard_negative_margin, nt_xent, pearson, ranking
+from losses import LOSSES, cosent, cosine_mse, distillation, hard_negative_margin, imitation, nt_xent, pearson, ranking
 
 
 @pytest.fixture(params=[2, 5, 64])
@@ -125,6 +125,29 @@ def test_distillation_agrees_with_slow_obvious_code(batch):
 def test_distillation_of_the_teacher_itself_is_zero(batch):
     first, second, labels = batch
     assert distillation(first, second, labels, torch.cat([first, second])).item() == 0
+
+
+@pytest.mark.parametrize("width", [5, 24, 30])
+def test_imitation_agrees_with_slow_obvious_code(batch, width):
+    first, second, labels = batch
+    guide = F.normalize(torch.randn(2 * len(first), width, generator=torch.Generator().manual_seed(1), dtype=torch.float64), dim=1)
+    total = 0.0
+    for own, theirs in zip([*first, *second], guide, strict=True):
+        if width < 24:
+            own = own[:width]
+        elif width > 24:
+            theirs = theirs[:24] / theirs[:24].norm()
+        total += 1 - float(own @ theirs)
+    assert imitation(first, second, labels, guide).item() == pytest.approx(total / (2 * len(first)), abs=1e-9)
+
+
+def test_imitation_is_half_the_squared_distance_and_zero_for_the_teacher_itself(batch):
+    first, second, labels = batch
+    sentences = torch.cat([first, second])
+    guide = F.normalize(sentences + 0.1, dim=1)
+    squared = (sentences - guide).square().sum(1).mean().item()
+    assert imitation(first, second, labels, guide).item() == pytest.approx(squared / 2, abs=1e-9)
+    assert imitation(first, second, labels, sentences).item() == pytest.approx(0, abs=1e-9)
 
 
 def negatives_of(first: torch.Tensor, n: int) -> torch.Tensor:

@@ -1,13 +1,13 @@
-"""Teacher targets: the teacher's embeddings of the training sentences and of unlabelled sentences made from their pieces.
+"""Teacher targets: the teacher's embeddings of the training sentences and of unlabelled ones, pieces of theirs and other text.
 
-Labels cover few pairs; a teacher gives a similarity for any two sentences.
+Labels cover few pairs; a teacher says what any sentence means.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,42 +20,63 @@ from common.progress import Progress
 from data import PairData, TeacherTargets
 from model import unit_length
 from tokens.backbone import Backbone
+from tokens.text_pairs import TextPairs
 from tokens.token_store import TokenStore, cached_store, create_store, identity_of
 from training.whole_encoder import load_teacher, read_teacher
 
 MIN_WORDS = 4  # of a sentence that is cut into pieces
 
 
-def with_teacher_targets(pairs: PairData, folders: Sequence[Path], set_aside: dict[str, float] | None = None) -> PairData:
+def with_teacher_targets(
+    pairs: PairData,
+    folders: Sequence[Path],
+    text: Iterable[str] = (),
+    *,
+    set_aside: dict[str, float] | None = None,
+    device: str = "cpu",
+) -> PairData:
     """Add teacher targets to training pairs: the mean of the teachers' cosines, each with its embeddings centred.
 
     What all sentences have in common is taken out of a teacher's embeddings, as it is out of the encoder's when it starts
-    centred; a teacher fine-tuned with CoSENT gives unrelated sentences a cosine of 0.6 otherwise. Targets are computed once and
-    cached in the teacher's folder. If the tokens' backbone is unknown, as for `.dat` files, there are no unlabelled sentences.
+    centred; a teacher fine-tuned with CoSENT gives unrelated sentences a cosine of 0.6 otherwise. Dimensions are ordered by how
+    much the pairs' sentences differ in them. Targets are computed once and cached in the teacher's folder. If the tokens' backbone
+    is unknown, as for `.dat` files, there are no unlabelled sentences.
 
     Args:
         pairs: training pairs whose text is known.
         folders: written by teacher.py, one or more.
+        text: more sentences, without labels.
         set_aside: fraction and seed of the validation split, None if validation pairs were given.
+        device: where backbones run.
 
     Raises:
-        InputError: if a folder holds no teacher, the text is unknown, or a teacher was trained on validation pairs.
+        InputError: if a folder holds no teacher, a teacher was trained on validation pairs, the text of the pairs is unknown, or
+            there is more text and the backbone of the tokens is unknown.
     """
     for folder in folders:
         _check_set_aside(folder, set_aside)
-    text, tokens = pairs.text(), _kind_of(pairs.tokens)
-    sentences = list(dict.fromkeys(text.first + text.second))
-    sides = {"first": text.first, "second": text.second, "pieces": make_pieces(sentences, seed=0) if tokens["backbone"] else []}
-    pieces = _open_pieces(folders[0], sides["pieces"], tokens, pairs.tokens.dim)
-    embeddings = [_centred(_open_embeddings(folder, sides)) for folder in folders]
+    known, tokens = pairs.text(), _kind_of(pairs.tokens)
+    unlabelled = _unlabelled(known, text) if tokens["backbone"] else []
+    if text and not tokens["backbone"]:
+        raise InputError("the backbone of these tokens is not known, so that it cannot read more text; leave out --sentences")
+    sides = {"first": known.first, "second": known.second, "unlabelled": unlabelled}
+    store = _open_tokens(folders[0], unlabelled, tokens, pairs.tokens.dim, device)
+    embeddings = [_centred(_open_embeddings(folder, sides, device)) for folder in folders]
     # The cosine of the embeddings side by side, divided by the root of their number, is the mean of the cosines.
-    first, second, unlabelled = (
-        np.concatenate(parts, axis=1) / np.sqrt(np.float32(len(parts))) for parts in zip(*embeddings, strict=True)
+    first, second, others = _rotated(
+        [np.concatenate(parts, axis=1) / np.sqrt(np.float32(len(parts))) for parts in zip(*embeddings, strict=True)]
     )
     targets = TeacherTargets(
-        pairs=np.stack([first, second], axis=1), unlabelled=len(pairs.tokens) + np.arange(len(pieces)), embeddings=unlabelled
+        pairs=np.stack([first, second], axis=1), unlabelled=len(pairs.tokens) + np.arange(len(store)), embeddings=others
     )
-    return replace(pairs, tokens=pairs.tokens.followed_by(pieces), targets=targets)
+    return replace(pairs, tokens=pairs.tokens.followed_by(store), targets=targets)
+
+
+def _unlabelled(pairs: TextPairs, text: Iterable[str]) -> list[str]:
+    """Pieces of the pairs' sentences, then the other text, each sentence once and none of the pairs."""
+    sentences = dict.fromkeys(pairs.first + pairs.second)
+    unlabelled = dict.fromkeys([*make_pieces(list(sentences), seed=0), *text])
+    return [sentence for sentence in unlabelled if sentence not in sentences]
 
 
 def _check_set_aside(folder: Path, set_aside: dict[str, float] | None) -> None:
@@ -74,32 +95,36 @@ def _kind_of(tokens: TokenStore) -> dict[str, Any]:
     return kind | ({"pooled": True} if tokens.description.get("pooled") else {})
 
 
-def _open_pieces(folder: Path, pieces: Sequence[str], tokens: dict[str, Any], dim: int) -> TokenStore:
-    """The tokens of the pieces, from a teacher's folder or made now."""
-    description = {"tokens": tokens, "pieces": _hash(pieces)}
+def _open_tokens(folder: Path, sentences: Sequence[str], tokens: dict[str, Any], dim: int, device: str) -> TokenStore:
+    """The tokens of the unlabelled sentences, from a teacher's folder or made now."""
+    description = {"tokens": tokens, "sentences": _hash(sentences)}
 
     def write(path: Path) -> None:
         order = []
         with create_store(path, dim) as writer:
-            if pieces:
+            if sentences:
                 backbone = Backbone(
-                    tokens["backbone"], tokens["layers"], pooled=tokens.get("pooled", False), max_length=tokens["max_length"]
+                    tokens["backbone"],
+                    tokens["layers"],
+                    pooled=tokens.get("pooled", False),
+                    max_length=tokens["max_length"],
+                    device=device,
                 )
-                encoded = backbone.token_embeddings(backbone.tokenize(pieces)[0])
-                for number, piece in Progress(encoded, total=len(pieces), unit="sentence", desc="tokens, pieces"):
-                    writer.append(piece)
+                encoded = backbone.token_embeddings(backbone.tokenize(sentences)[0])
+                for number, embeddings in Progress(encoded, total=len(sentences), unit="sentence", desc="tokens, unlabelled"):
+                    writer.append(embeddings)
                     order.append(number)
             writer.finish({}, description, order)
 
-    return cached_store(folder / f"pieces-{_hash(description)}.store", description, write)
+    return cached_store(folder / f"unlabelled-{_hash(description)}.store", description, write)
 
 
-def _open_embeddings(folder: Path, sides: Mapping[str, Sequence[str]]) -> list[np.ndarray]:
+def _open_embeddings(folder: Path, sides: Mapping[str, Sequence[str]], device: str) -> list[np.ndarray]:
     """A teacher's embeddings of some lists of sentences, from its folder or computed now."""
-    description = {"teacher": identity_of(folder / "model.safetensors"), "sentences": _hash(list(sides.values()))}
+    description = {"teacher": identity_of(folder / "model.safetensors"), "sentences": _hash(sides)}
 
     def write(path: Path) -> None:
-        teacher = load_teacher(folder)
+        teacher = load_teacher(folder, device=device)
         embeddings = {name: teacher.encode(side, progress=f"{folder.name}, {name}").numpy() for name, side in sides.items()}
         with create_store(path, teacher.backbone.width) as writer:
             writer.finish(embeddings, description)
@@ -109,9 +134,16 @@ def _open_embeddings(folder: Path, sides: Mapping[str, Sequence[str]]) -> list[n
 
 
 def _centred(embeddings: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Embeddings of first sentences, second sentences and pieces, minus their mean over the pairs, unit length."""
+    """Embeddings of first, second and unlabelled sentences, minus their mean over the pairs, unit length."""
     mean = np.concatenate(embeddings[:2]).mean(0)
     return [unit_length(torch.from_numpy(side - mean)).numpy() for side in embeddings]
+
+
+def _rotated(embeddings: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Embeddings of first, second and unlabelled sentences along the principal directions of the pairs, largest first."""
+    pairs = np.concatenate(embeddings[:2]).astype(np.float64)
+    _, directions = np.linalg.eigh(pairs.T @ pairs)
+    return [side @ directions[:, ::-1].astype(np.float32) for side in embeddings]
 
 
 def _hash(value: Any) -> str:

@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 from common.errors import InputError
 from common.yaml_files import read_yaml
 from evaluation.checkpoint import MAX_BYTES
-from losses import LOSSES, WITHOUT_LABELS
+from losses import LOSSES, NEED_TEACHER, WITHOUT_LABELS
 from model import EncoderConfig, SentenceEncoder
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -277,6 +277,8 @@ def _check_phase(place: str, phase: Phase, others: Sequence[str]) -> None:
                 raise InputError(f"{place}.losses.{name}: no option {option!r}, expected one of {', '.join(known) or 'none'}")
         if name in WITHOUT_LABELS and term.guide == "none":
             raise InputError(f"{place}.losses.{name}.guide is none, expected baseline or teacher")
+        if name in NEED_TEACHER and term.guide != "teacher":
+            raise InputError(f"{place}.losses.{name}.guide is {term.guide}, expected teacher")
         if term.every < 1:
             raise InputError(f"{place}.losses.{name}.every is {term.every}, expected 1 or more")
     always = [term for term in phase.losses.values() if term.every == 1]

@@ -119,6 +119,8 @@ BAD_OPTIONS = {
     "--phases.graded.losses.cosen.weight 1": "no loss 'cosen', expected one of nt_xent",
     "--phases.graded.losses.cosent.options.margin 1": "no option 'margin', expected one of scale",
     "--phases.contrastive.losses.distillation.weight 1": "distillation.guide is none, expected baseline or teacher",
+    "--phases.graded.losses.imitation.weight 1": "imitation.guide is none, expected baseline or teacher",
+    "--phases.graded.losses.imitation.guide baseline": "imitation.guide is baseline, expected teacher",
     "--phases.graded.unlabelled -1": "unlabelled is -1, expected 0 or more",
     "--phases.graded.losses.cosent.every 0": "every is 0, expected 1 or more",
     "--phases.contrastive.losses.nt_xent.every 2": "every loss has every above 1, expected at least one with every 1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -121,11 +122,19 @@ def test_the_command_writes_a_teacher_and_training_learns_from_it(tiny_bert, pai
     assert "is finished: validation Spearman" in run_here("teacher.py", "--out", out, "--resume").stdout
     assert "epochs was 1, now 2" in last_line(run_here("teacher.py", "--out", out, "--resume", "--epochs", "2"))
     assert "no run to resume" in last_line(run_here("teacher.py", "--out", tmp_path / "other", "--resume"))
-    small = ("--phases.contrastive.epochs", "0", "--phases.graded.epochs", "1", "--encoder.output_dim", "8", "--batch_size", "16")
+    small = ("--phases.graded.epochs", "1", "--encoder.output_dim", "8", "--batch_size", "16")
     places = ("--run_dir", tmp_path / "run", "--out", tmp_path / "model.bin", "--device", "cpu")
     result = run_here("train.py", "--preset", "distilled", "--teacher", out, *stores, *small, *places)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "model.bin").exists()
+    (tmp_path / "text.txt").write_text("one two three\n\nfour five\n")
+    more = ("--teacher", out, "--sentences", tmp_path / "text.txt")
+    before = json.loads((tmp_path / "run" / "metrics.json").read_text())["unlabelled_sentences"]
+    result = run_here("train.py", "--preset", "distilled", *more, *stores, *small, *places)
+    after = json.loads((tmp_path / "run" / "metrics.json").read_text())["unlabelled_sentences"]
+    assert after == before + 2 and f"60 training pairs, {after} sentences without labels, 60 validation" in result.stdout
+    untaught = run_here("train.py", "--sentences", tmp_path / "text.txt", *stores, *small, *places)
+    assert "--sentences needs --teacher" in last_line(untaught)
     without = run_here("train.py", "--preset", "distilled", *stores, *small, *places)
     assert "phase graded needs a teacher; give --teacher to train.py" in last_line(without)
     unheard = run_here("train.py", "--teacher", out, *stores, *small, *places)
@@ -138,20 +147,26 @@ def centred_by(teacher: WholeEncoder, pairs: PairData) -> Callable[[np.ndarray],
     return lambda embeddings: (embeddings - mean) / np.linalg.norm(embeddings - mean, axis=1, keepdims=True)
 
 
-def test_targets_are_the_teachers_embeddings_of_sentences_and_pieces_without_what_all_have_in_common(folder, pairs):
+@pytest.mark.parametrize("text", [[], ["one two three", "a sentence of the pairs", "two one", "one two three"]])
+def test_targets_are_the_teachers_embeddings_without_what_all_have_in_common(folder, pairs, text):
+    """All cosines are those of the centred embeddings; along the first direction the pairs' sentences differ most."""
     training, teacher = pairs[0], load_teacher(folder)
+    known = list(dict.fromkeys(training.text().first + training.text().second))
+    text = [known[0] if sentence == "a sentence of the pairs" else sentence for sentence in text]
+    taught = with_teacher_targets(training, [folder], text)
+    unlabelled = make_pieces(known, seed=0) + list(dict.fromkeys(sentence for sentence in text if sentence not in known))
+    assert len(taught.targets.unlabelled) == len(unlabelled) == len(taught.tokens) - len(training.tokens) > 50
+    sides = [training.text().first, training.text().second, unlabelled]
     centred = centred_by(teacher, training)
-    taught = with_teacher_targets(training, [folder])
-    for side, sentences in enumerate((training.text().first, training.text().second)):
-        np.testing.assert_allclose(taught.targets.pairs[:, side], centred(teacher.encode(sentences).numpy()), atol=1e-5)
-    pieces = make_pieces(list(dict.fromkeys(training.text().first + training.text().second)), seed=0)
-    assert len(taught.targets.unlabelled) == len(pieces) == len(taught.tokens) - len(training.tokens) > 50
-    np.testing.assert_allclose(taught.targets.embeddings, centred(teacher.encode(pieces).numpy()), atol=1e-5)
-    for i in (0, 7, len(pieces) - 1):
-        tokens = taught.tokens.sentence(taught.targets.unlabelled[i])  # of the backbone, here the same as the teacher
-        pooled = tokens.mean(0, keepdims=True)
-        (expected,) = centred(pooled / np.linalg.norm(pooled))
-        np.testing.assert_allclose(expected, taught.targets.embeddings[i], atol=1e-5)
+    expected = centred(np.concatenate([teacher.encode(side).numpy() for side in sides]))
+    targets = np.concatenate([*taught.targets.pairs.swapaxes(0, 1), taught.targets.embeddings])
+    np.testing.assert_allclose(targets @ targets.T, expected @ expected.T, atol=1e-5)
+    of_pairs = np.square(targets[: 2 * len(training)]).sum(0)
+    assert of_pairs[0] > 1.1 * of_pairs[-1] and np.all(np.diff(of_pairs) < 1e-3)
+    assert of_pairs[0] == pytest.approx(np.linalg.norm(expected[: 2 * len(training)], ord=2) ** 2, rel=1e-4)
+    pooled = np.stack([taught.tokens.sentence(number).mean(0) for number in taught.targets.unlabelled])
+    own = centred(pooled / np.linalg.norm(pooled, axis=1, keepdims=True))  # the tokens' backbone is here the teacher
+    np.testing.assert_allclose(own @ own.T, taught.targets.embeddings @ taught.targets.embeddings.T, atol=1e-5)
     some = np.array([3, 1])
     assert np.array_equal(taught.select(some).targets.pairs, taught.targets.pairs[some])
 
@@ -189,7 +204,8 @@ def test_batches_carry_the_teacher_in_the_order_of_their_sentences(folder, pairs
     for batch in training_batches(taught, 16, np.random.default_rng(0), unlabelled=5):
         pooled = torch.cat([tokens.sum(1) for tokens, _ in batch.buckets])[batch.position]
         assert len(pooled) == 2 * (len(batch.labels) + 5)
-        np.testing.assert_allclose(centred(torch.nn.functional.normalize(pooled, dim=1).numpy()), batch.teacher, atol=1e-5)
+        expected = centred(torch.nn.functional.normalize(pooled, dim=1).numpy())
+        np.testing.assert_allclose(expected @ expected.T, batch.teacher @ batch.teacher.T, atol=1e-5)
     everything = next(training_batches(taught, 16, np.random.default_rng(0), unlabelled=10**6))
     assert len(everything.position) == 2 * (16 + len(taught.targets.unlabelled) // 2)
 
@@ -200,6 +216,8 @@ def test_if_the_backbone_of_the_tokens_is_unknown_there_are_no_pieces(folder, pa
     assert len(taught.targets.unlabelled) == 0 and taught.targets.pairs.shape == (60, 2, 16)
     batch = next(training_batches(taught, 16, np.random.default_rng(0), unlabelled=5))
     assert len(batch.position) == len(batch.teacher) == 32
+    with pytest.raises(InputError, match=r"backbone of these tokens is not known.*leave out --sentences"):
+        with_teacher_targets(unknown, [folder], ["one two three"])
 
 
 def test_pairs_set_aside_are_the_same_for_teacher_and_training(tiny_bert, pairs, tmp_path, run_here):
@@ -207,10 +225,10 @@ def test_pairs_set_aside_are_the_same_for_teacher_and_training(tiny_bert, pairs,
     options = ("--data", tmp_path / "train.store", "--backbone", tiny_bert, "--epochs", "1", "--batch_size", "10")
     assert run_here("teacher.py", *options, "--out", out).returncode == 0
     training, validation = split_by_groups(pairs[0], 0.1, 0)
-    taught = with_teacher_targets(training, [out], {"fraction": 0.1, "seed": 0})
+    taught = with_teacher_targets(training, [out], set_aside={"fraction": 0.1, "seed": 0})
     assert len(taught.targets.pairs) == len(training) == 60 - len(validation)
     with pytest.raises(InputError, match="with --seed 1"):
-        with_teacher_targets(training, [out], {"fraction": 0.1, "seed": 1})
+        with_teacher_targets(training, [out], set_aside={"fraction": 0.1, "seed": 1})
 
 
 def test_pieces_are_of_the_words_of_the_sentences_and_none_is_known():
