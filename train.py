@@ -5,7 +5,7 @@ Examples:
     python train.py                                          data/*.dat, else the starter pairs
     python train.py --data my_folder                         the challenge's .dat files
     python train.py --data train.csv --validation dev.csv    text
-    python train.py --data train.csv --preset distilled --teacher teacher --sentences text.txt
+    python train.py --data train.csv --preset imitation --teacher teacher --sentences text.txt
     python train.py --preset published --phases.graded.epochs 40
     python train.py --run_dir runs/mine --resume             resume a stopped run
     torchrun --nproc-per-node 2 train.py                     two processes
@@ -108,7 +108,7 @@ def parse_options(arguments: Sequence[str]) -> tuple[Recipe, Any]:
     parser.add_argument("--data", nargs="+", help=f"training pairs: {PAIRS_HELP} (default: data/*.dat, else the starter pairs)")
     parser.add_argument("--validation", nargs="+", help="pairs that choose the best weights (default: part of the training pairs)")
     parser.add_argument("--test", nargs="+", help="held-out pairs, scored once at the end")
-    parser.add_argument("--teacher", nargs="+", help="folders written by teacher.py, one or more; use them with --preset distilled")
+    parser.add_argument("--teacher", nargs="+", help="folders of teacher.py, one or more; for --preset distilled or imitation")
     parser.add_argument("--sentences", nargs="+", help="text without labels for the teacher, one sentence a line")
     parser.add_argument("--out", help="checkpoint to write (default: model.bin, for the starter pairs runs/starter/model.bin)")
     parser.add_argument("--run_dir", help="folder for history, metrics, recipe, curve (default: runs/DATE-TIME or runs/starter)")
