@@ -4,7 +4,7 @@
 # make judge            check model.py and model.bin as a judge will: Python 3.12, torch 2.3.0 and nothing else
 # make trust            kill runs and damage files, KILLS=200 and INPUTS=100000 times: hours
 # make model STSB=DIR   model.bin as shipped, and its pictures: half an hour; TEACHERS=FOLDERS takes others as teachers
-# make study NAME=sts   results/sts.md: hours on two cores, resumable; sts and compression need STSB=DIR (train.csv,
+# make study NAME=sts   results/sts.md: hours, sts without a GPU a day, resumable; sts and compression need STSB=DIR (train.csv,
 #                       dev.csv, test.csv), sts also what make small needs, retrieval needs QUESTIONS=FILE
 # make general STSB=DIR STS=DIR QUESTIONS=FILE   results/general.md: the shipped model on text of other kinds; STS has
 #                       sts2012.csv, sts2013.csv and sts2014.csv
@@ -91,7 +91,7 @@ SEEDS := 0 1 2
 QUESTIONS ?= $(DATASET)
 six := runs/6_layers-0/encoder
 needs_sts := $(KINDS:%=stores/%/test.store) $(foreach loss,squared cosent,$(SEEDS:%=stores/teacher-$(loss)-%/teacher.json)) \
-	$(six)/teacher.json
+	$(six)/teacher.json stores/text.txt
 needs_compression := stores/stsb-pooled/test.store
 needs_retrieval := stores/questions/questions.store
 
@@ -104,6 +104,9 @@ stores/questions/questions.store: | .venv/installed
 
 stores/stsb-pooled/test.store: | .venv/installed
 	$(RUN) prepare_data.py $(STSB)/train.csv $(STSB)/dev.csv $(STSB)/test.csv --out $(@D) --pooled
+
+stores/text.txt:
+	mkdir -p $(@D) && cat $(TEXT) > $@.new && mv $@.new $@
 
 layers_of_stsb := 2,-1
 layers_of_stsb-early := 0,2
