@@ -110,3 +110,12 @@ def _number(value: str) -> str | int | float:
         except ValueError:
             pass
     return value
+
+
+@pytest.mark.parametrize(("other", "shown"), [(0.862657, "0.8626"), (0.8826, "0.8726 ± 0.0141")])
+def test_mean_pooling_is_averaged_over_splits_but_not_over_processors(other, shown):
+    rows = [
+        {"data": "x", "encoder": name, "seed": 0, "validation mean pooling mrr": value, "validation encoder mrr": 0.9, "seconds": 1}
+        for name, value in (("a", 0.862647), ("b", other), ("c", 0.862647))
+    ]
+    assert f"| x | mean pooling, nothing learned | {shown} |" in summary_table(rows, ["mrr"])
