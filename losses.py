@@ -136,12 +136,12 @@ def distillation(first: Tensor, second: Tensor, labels: Tensor | None, guide: Te
 def imitation(first: Tensor, second: Tensor, labels: Tensor | None, guide: Tensor) -> Tensor:
     """One minus the mean cosine of each embedding and the guide's of the same sentence.
 
-    It says where a sentence lies, not only how near others are (`distillation`), so that sentences teach which have nothing to do
-    with each other. If one side has fewer dimensions, only so many of the other are compared: order those of the guide by
+    Where `distillation` compares sentences with each other, this says where each belongs: unrelated sentences teach as much as
+    similar ones. If one side has fewer dimensions, only that many of the other are compared, so the guide's should be ordered by
     importance. Range: 0 to 2.
 
     Source: Reimers and Gurevych 2020, Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation, eq. 1:
-    the squared distance, which is twice this at unit length.
+    the squared distance, which at unit length is twice this.
 
     Args:
         first, second: `(B, K)`, unit length.

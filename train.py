@@ -141,7 +141,7 @@ def choose_files(options: Any) -> None:
 def open_run(recipe: Recipe, options: Any, device: torch.device) -> Run:
     """Check the checkpoint to write and open the pairs."""
     if options.sentences and not options.teacher:
-        raise InputError("--sentences needs --teacher, which says what they mean")
+        raise InputError("--sentences needs --teacher, which says what they mean; give both or neither")
     out = output_file(options.out, [*options.data, *(options.validation or []), *(options.test or []), options.config])
     reading = read_options(options)
     sources = {"training": options.data, "validation": options.validation, "test": options.test}
@@ -159,7 +159,7 @@ def open_run(recipe: Recipe, options: Any, device: torch.device) -> Run:
         set_aside = {"fraction": recipe.validation_fraction, "seed": recipe.seed}
     if options.teacher:
         teachers = [Path(folder) for folder in options.teacher]
-        text = SentenceFiles(options.sentences) if options.sentences else ()
+        text = SentenceFiles(options.sentences) if options.sentences else None
         training = with_teacher_targets(training, teachers, text, set_aside=set_aside, device=str(device))
     name, folder = Path(options.config or options.preset).stem, Path(options.run_dir)
     return Run(recipe, name, training, validation, test, split_from, out, folder)

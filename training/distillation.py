@@ -30,7 +30,7 @@ MIN_WORDS = 4  # of a sentence that is cut into pieces
 def with_teacher_targets(
     pairs: PairData,
     folders: Sequence[Path],
-    text: Iterable[str] = (),
+    text: Iterable[str] | None = None,
     *,
     set_aside: dict[str, float] | None = None,
     device: str = "cpu",
@@ -56,9 +56,9 @@ def with_teacher_targets(
     for folder in folders:
         _check_set_aside(folder, set_aside)
     known, tokens = pairs.text(), _kind_of(pairs.tokens)
-    unlabelled = _unlabelled(known, text) if tokens["backbone"] else []
-    if text and not tokens["backbone"]:
-        raise InputError("the backbone of these tokens is not known, so that it cannot read more text; leave out --sentences")
+    unlabelled = _unlabelled(known, text or ()) if tokens["backbone"] else []
+    if text is not None and not tokens["backbone"]:
+        raise InputError("the backbone of these tokens is not known, so it cannot read more text; leave out --sentences")
     sides = {"first": known.first, "second": known.second, "unlabelled": unlabelled}
     store = _open_tokens(folders[0], unlabelled, tokens, pairs.tokens.dim, device)
     embeddings = [_centred(_open_embeddings(folder, sides, device)) for folder in folders]
