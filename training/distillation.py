@@ -16,11 +16,10 @@ import numpy as np
 import torch
 
 from common.errors import InputError
-from common.progress import Progress
 from data import PairData, TeacherTargets
 from model import unit_length
-from tokens.backbone import Backbone
 from tokens.text_pairs import TextPairs
+from tokens.text_store import BackboneSettings, sentence_store
 from tokens.token_store import TokenStore, cached_store, create_store, identity_of
 from training.whole_encoder import load_teacher, read_teacher
 
@@ -55,21 +54,22 @@ def with_teacher_targets(
     """
     for folder in folders:
         _check_set_aside(folder, set_aside)
-    known, tokens = pairs.text(), _kind_of(pairs.tokens)
-    unlabelled = _unlabelled(known, text or ()) if tokens["backbone"] else []
-    if text is not None and not tokens["backbone"]:
+    known, tokens = pairs.text(), pairs.tokens
+    has_backbone = bool(tokens.description.get("backbone"))
+    if text is not None and not has_backbone:
         raise InputError("the backbone of these tokens is not known, so it cannot read more text; leave out --sentences")
+    unlabelled = _unlabelled(known, text or ()) if has_backbone else []
     sides = {"first": known.first, "second": known.second, "unlabelled": unlabelled}
-    store = _open_tokens(folders[0], unlabelled, tokens, pairs.tokens.dim, device)
+    if unlabelled:
+        tokens = tokens.followed_by(_open_tokens(folders[0], unlabelled, tokens, device))
     embeddings = [_centred(_open_embeddings(folder, sides, device)) for folder in folders]
     # The cosine of the embeddings side by side, divided by the root of their number, is the mean of the cosines.
     first, second, others = _rotated(
         [np.concatenate(parts, axis=1) / np.sqrt(np.float32(len(parts))) for parts in zip(*embeddings, strict=True)]
     )
-    targets = TeacherTargets(
-        pairs=np.stack([first, second], axis=1), unlabelled=len(pairs.tokens) + np.arange(len(store)), embeddings=others
-    )
-    return replace(pairs, tokens=pairs.tokens.followed_by(store), targets=targets)
+    numbers = np.arange(len(pairs.tokens), len(tokens))
+    targets = TeacherTargets(pairs=np.stack([first, second], axis=1), unlabelled=numbers, embeddings=others)
+    return replace(pairs, tokens=tokens, targets=targets)
 
 
 def _unlabelled(pairs: TextPairs, text: Iterable[str]) -> list[str]:
@@ -89,34 +89,12 @@ def _check_set_aside(folder: Path, set_aside: dict[str, float] | None) -> None:
         )
 
 
-def _kind_of(tokens: TokenStore) -> dict[str, Any]:
-    """How to make tokens of the same kind from other sentences."""
-    kind = {key: tokens.description.get(key) for key in ("backbone", "layers", "max_length")}
-    return kind | ({"pooled": True} if tokens.description.get("pooled") else {})
-
-
-def _open_tokens(folder: Path, sentences: Sequence[str], tokens: dict[str, Any], dim: int, device: str) -> TokenStore:
-    """The tokens of the unlabelled sentences, from a teacher's folder or made now."""
-    description = {"tokens": tokens, "sentences": _hash(sentences)}
-
-    def write(path: Path) -> None:
-        order = []
-        with create_store(path, dim) as writer:
-            if sentences:
-                backbone = Backbone(
-                    tokens["backbone"],
-                    tokens["layers"],
-                    pooled=tokens.get("pooled", False),
-                    max_length=tokens["max_length"],
-                    device=device,
-                )
-                encoded = backbone.token_embeddings(backbone.tokenize(sentences)[0])
-                for number, embeddings in Progress(encoded, total=len(sentences), unit="sentence", desc="tokens, unlabelled"):
-                    writer.append(embeddings)
-                    order.append(number)
-            writer.finish({}, description, order)
-
-    return cached_store(folder / f"unlabelled-{_hash(description)}.store", description, write)
+def _open_tokens(folder: Path, sentences: Sequence[str], tokens: TokenStore, device: str) -> TokenStore:
+    """Tokens of the same kind of the unlabelled sentences, from a teacher's folder or made now."""
+    backbone, layers, max_length = (tokens.description[key] for key in ("backbone", "layers", "max_length"))
+    settings = BackboneSettings(backbone, layers, max_length, device, pooled=bool(tokens.description.get("pooled")))
+    name = f"unlabelled-{_hash([settings.description(), sentences])}.store"
+    return sentence_store(sentences, folder / name, settings)
 
 
 def _open_embeddings(folder: Path, sides: Mapping[str, Sequence[str]], device: str) -> list[np.ndarray]:
