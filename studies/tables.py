@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from common.files import write_csv_atomically
 from common.text_tables import markdown
 from evaluation.comparison import BASELINE, ENCODER
@@ -62,20 +60,19 @@ def summary_table(rows: Sequence[Row], scores: Sequence[str]) -> str:
 
 def _distinct(rows: Sequence[Row], columns: Sequence[tuple[str, str]]) -> list[Row]:
     """A row for each value of the baseline: several if seeds chose the split. Processors differ in less than 1e-4."""
-    distinct: list[Row] = []
+    names, distinct = _names(BASELINE, columns), list[Row]()
     for row in rows:
-        own = _values(row, BASELINE, columns)
-        if not any(np.allclose(own, _values(other, BASELINE, columns), rtol=0, atol=1e-4) for other in distinct):
+        if not any(all(abs(row.get(name, 0) - other.get(name, 0)) <= 1e-4 for name in names) for other in distinct):
             distinct.append(row)
     return distinct
 
 
-def _values(row: Row, who: str, columns: Iterable[tuple[str, str]]) -> list[float]:
-    return [row.get(f"{part} {who} {score}", 0.0) for part, score in columns]
+def _names(who: str, columns: Iterable[tuple[str, str]]) -> list[str]:
+    return [f"{part} {who} {score}" for part, score in columns]
 
 
 def _cells(rows: Sequence[Row], who: str, columns: Iterable[tuple[str, str]]) -> list[str]:
-    names = [f"{part} {who} {score}" for part, score in columns]
+    names = _names(who, columns)
     return [mean_and_deviation([row[name] for row in rows]) if name in rows[0] else "" for name in names]
 
 
