@@ -26,7 +26,7 @@ from common.errors import InputError
 from tokens.dat_files import TOKEN_DIM, read_dat_files, write_dat_files
 from tokens.tables import is_saved_dataset
 from tokens.text_pairs import ReadOptions, TextPairs, read_text_pairs
-from tokens.text_store import text_store
+from tokens.text_store import default_store, text_store
 from tokens.token_store import TokenStore, is_store, open_store, unpack_json
 
 DATA = Path(__file__).parent / "data"
@@ -191,6 +191,14 @@ def open_text(
     pairs = read_text_pairs(paths[0], options or ReadOptions())
     _say(path, pairs.scale, f"{pairs.skipped:,} bad rows left out" if pairs.skipped else "")
     return pairs
+
+
+def store_folder(paths: Sequence[str | os.PathLike[str]], cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Where token stores made from these files go, unless `cache_dir` says: next to them, in their folder, or in `stores/`."""
+    path = Path(paths[0])
+    if cache_dir or (path.is_dir() and not is_saved_dataset(path)):
+        return Path(cache_dir or path)
+    return default_store(paths[0]).parent
 
 
 def _small_labels(labels: np.ndarray) -> str:

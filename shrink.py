@@ -48,7 +48,8 @@ from tokens.sentence_files import SentenceFiles, sample
 from tokens.text_pairs import TextPairs, add_read_arguments, read_options
 from training.reports import write_metrics
 from training.resume import SavedRun, arguments_to_save, with_saved_arguments
-from training.whole_encoder import WholeEncoder, read_teacher, save_teacher
+from training.teacher_folder import read_teacher, save_teacher
+from training.whole_encoder import WholeEncoder
 
 SAVE_SECONDS = 300.0
 CALIBRATION = 512  # sentences
@@ -119,7 +120,7 @@ def parse_options(arguments: list[str]) -> Any:
     parser.add_argument("--data", nargs="+", help=f"training pairs: {PAIRS_HELP}")
     parser.add_argument("--validation", nargs="+", help="pairs that choose the best epoch (default: the starter's)")
     parser.add_argument("--test", nargs="+", help="held-out pairs, scored once at the end")
-    parser.add_argument("--teacher", nargs="+", help="folders written by teacher.py, one or more")
+    parser.add_argument("--teacher", nargs="+", help="folders of teachers, one or more: of teacher.py or shrink.py")
     parser.add_argument("--out", help="folder to write (default: small in --run_dir)")
     parser.add_argument("--run_dir", help="folder for the run's state, metrics and torch weights (default: runs/DATE-TIME)")
     parser.add_argument("--resume", action="store_true", help="resume the stopped run in --run_dir, to the same result")

@@ -29,7 +29,8 @@ from tokens.text_pairs import TextPairs, add_read_arguments, read_options
 from training.recipe import Recipe
 from training.resume import SavedRun, arguments_to_save, with_saved_arguments
 from training.teacher import LOSSES, TeacherSettings, TeacherTrainer
-from training.whole_encoder import FACTS, WholeEncoder, save_teacher
+from training.teacher_folder import FACTS, save_teacher
+from training.whole_encoder import WholeEncoder
 
 OUT = "teacher"
 SAVE_SECONDS = 300.0  # the state of a large backbone is gigabytes

@@ -27,7 +27,7 @@ from common.cli import PAIRS_HELP, command_to_resume, make_parser, output_file, 
 from common.devices import choose_device
 from common.errors import InputError
 from common.starter import STARTER_DEV, STARTER_TEST, STARTER_TRAIN
-from data import DATA, PairData, open_pairs, split_by_groups
+from data import DATA, PairData, open_pairs, split_by_groups, store_folder
 from evaluation.scores import METRICS, Scores, score, score_table, selection_metric
 from model import mean_pooling
 from tokens.dat_files import list_dat_files
@@ -108,7 +108,7 @@ def parse_options(arguments: Sequence[str]) -> tuple[Recipe, Any]:
     parser.add_argument("--data", nargs="+", help=f"training pairs: {PAIRS_HELP} (default: data/*.dat, else the starter pairs)")
     parser.add_argument("--validation", nargs="+", help="pairs that choose the best weights (default: part of the training pairs)")
     parser.add_argument("--test", nargs="+", help="held-out pairs, scored once at the end")
-    parser.add_argument("--teacher", nargs="+", help="folders of teacher.py, one or more; for --preset distilled or imitation")
+    parser.add_argument("--teacher", nargs="+", help="folders of teachers, one or more: of teacher.py, of shrink.py, or small")
     parser.add_argument("--sentences", nargs="+", help="text without labels for the teacher, one sentence a line")
     parser.add_argument("--out", help="checkpoint to write (default: model.bin, for the starter pairs runs/starter/model.bin)")
     parser.add_argument("--run_dir", help="folder for history, metrics, recipe, curve (default: runs/DATE-TIME or runs/starter)")
@@ -160,7 +160,8 @@ def open_run(recipe: Recipe, options: Any, device: torch.device) -> Run:
     if options.teacher:
         teachers = [Path(folder) for folder in options.teacher]
         text = SentenceFiles(options.sentences) if options.sentences else None
-        training = with_teacher_targets(training, teachers, text, set_aside=set_aside, device=str(device))
+        cache = store_folder(options.data, options.cache_dir)
+        training = with_teacher_targets(training, teachers, text, cache=cache, set_aside=set_aside, device=str(device))
     name, folder = Path(options.config or options.preset).stem, Path(options.run_dir)
     return Run(recipe, name, training, validation, test, split_from, out, folder)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from common.progress import Progress
 from model import unit_length
 from tokens.sentence_files import SentenceFiles, sample
 from tokens.text_pairs import TextPairs
-from tokens.token_store import TokenStore, cached_store, create_store, identity_of
-from training.whole_encoder import WholeEncoder, load_teacher
+from tokens.token_store import TokenStore, cached_store, create_store
+from training.teacher_folder import teacher_embeddings
+from training.whole_encoder import WholeEncoder
 
 ENCODED_TOGETHER, ENCODED_AT_ONCE = 4096, 64
 FITTED_ON = 8192  # sentences
@@ -57,7 +59,7 @@ class SentenceTargets:
         """Compute the teachers' embeddings, or read those of an earlier run, and fit the rotation.
 
         Args:
-            folders: of teachers, as teacher.py writes them.
+            folders: of teachers, as teacher.py or shrink.py writes them.
             sets: the sentences; the rotation is fitted on the first set.
             backbone: the one that the student is made from.
             cache: folder for the teachers' embeddings.
@@ -65,8 +67,11 @@ class SentenceTargets:
         Raises:
             InputError: if a folder holds no teacher, or the backbone is wider than all teachers together.
         """
-        stores = {own.name: [_open_embeddings(folder, own, cache, backbone.backbone.device) for folder in folders] for own in sets}
-        self._rows = {name: [store.tokens[0] for store in of_set] for name, of_set in stores.items()}
+        settings: Any = {"cache": cache, "bfloat16": True, "device": backbone.backbone.device}
+        self._rows = {
+            own.name: [teacher_embeddings(folder, own.sentences, identity=own.identity, **settings) for folder in folders]
+            for own in sets
+        }
         self._fit(sets[0], backbone)
 
     def _fit(self, fitted_on: SentenceSet, backbone: WholeEncoder) -> None:
@@ -132,22 +137,3 @@ def open_states(source: WholeEncoder, own: SentenceSet, cache: Path) -> TokenSto
             writer.finish({}, description, order)
 
     return cached_store(cache / f"states-{name}.store", description, write)
-
-
-def _open_embeddings(folder: Path, own: SentenceSet, cache: Path, device: str) -> TokenStore:
-    """A teacher's embeddings of all sentences, one row each, from an earlier run or computed now."""
-    description = {"teacher": identity_of(folder / "model.safetensors"), "sentences": own.identity}
-    name = hashlib.blake2b(json.dumps(description).encode(), digest_size=8).hexdigest()
-
-    def write(path: Path) -> None:
-        teacher = load_teacher(folder, bfloat16=True, device=device)
-        rest, n = iter(own.sentences), 0
-        with create_store(path, teacher.backbone.width) as writer:
-            while part := list(islice(rest, ENCODED_TOGETHER)):
-                n += len(part)
-                progress = f"{folder.name}, {own.name}, {n:,} of {len(own.sentences):,}"
-                for row in teacher.encode(part, progress=progress).numpy():
-                    writer.append(row[None])
-            writer.finish({}, description)
-
-    return cached_store(cache / f"targets-{name}.store", description, write)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from common.starter import STARTER_DEV, STARTER_TEST, STARTER_TRAIN
-from data import open_pairs, sentence_groups, split_by_groups, training_batches
+from data import open_pairs, sentence_groups, split_by_groups, store_folder, training_batches
 from evaluation.encoding import encode
 from model import EncoderConfig, SentenceEncoder, mean_pooling, sentence_lengths
 from tokens.token_store import create_store, open_store
@@ -206,3 +207,14 @@ def test_hard_starter_pairs_are_rows_of_the_starter_files_and_occur_once():
     hard = [row for path in files for row in path.read_bytes().splitlines(keepends=True)]
     assert files and set(hard) <= set(starter)
     assert len(set(hard)) == len(hard)
+
+
+def test_stores_go_next_to_the_files_into_their_folder_or_where_one_says(challenge, tmp_path):
+    """Where a reader has put one is where others go."""
+    open_pairs([challenge], dim=None)
+    assert list(store_folder([challenge]).glob("*.store"))
+    files = sorted(challenge.glob("*.dat"))
+    assert store_folder(files) == store_folder([challenge]) == challenge
+    assert store_folder([tmp_path / "pairs.csv"]) == tmp_path == store_folder([tmp_path / "pairs.store"])
+    assert store_folder(["hf:someone/pairs"]) == Path("stores")
+    assert store_folder([challenge], tmp_path / "cache") == tmp_path / "cache"

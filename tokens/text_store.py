@@ -71,7 +71,7 @@ def text_store(
     settings = settings or BackboneSettings()
     description = {"source": Path(source).name, "identity": _identity(source), **settings.description()}
     description |= {name: value for name, value in asdict(options).items() if value}
-    target = Path(store_path) if store_path else _default_store(source)
+    target = Path(store_path) if store_path else default_store(source)
 
     def build(cache: Path) -> None:
         _write_store(cache, read_text_pairs(source, options), settings.backbone, description)
@@ -121,7 +121,8 @@ def _identity(source: str | os.PathLike[str]) -> dict[str, Any]:
     return identity_of(path)
 
 
-def _default_store(source: str | os.PathLike[str]) -> Path:
+def default_store(source: str | os.PathLike[str]) -> Path:
+    """The store of a table: next to it, for datasets of the hub in `stores/`."""
     if is_on_hub(source):
         return Path("stores") / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', os.fspath(source))}.store"
     return Path(source).with_name(f"{Path(source).name}.store")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from data import PairData, TeacherTargets
 from model import unit_length
 from tokens.text_pairs import TextPairs
 from tokens.text_store import BackboneSettings, sentence_store
-from tokens.token_store import TokenStore, cached_store, create_store, identity_of
-from training.whole_encoder import load_teacher, read_teacher
+from tokens.token_store import TokenStore
+from training.teacher_folder import read_teacher, teacher_embeddings
 
 MIN_WORDS = 4  # of a sentence that is cut into pieces
 
@@ -31,6 +31,7 @@ def with_teacher_targets(
     folders: Sequence[Path],
     text: Iterable[str] | None = None,
     *,
+    cache: Path,
     set_aside: dict[str, float] | None = None,
     device: str = "cpu",
 ) -> PairData:
@@ -38,13 +39,14 @@ def with_teacher_targets(
 
     What all sentences have in common is taken out of a teacher's embeddings, as it is out of the encoder's when it starts
     centred; a teacher fine-tuned with CoSENT gives unrelated sentences a cosine of 0.6 otherwise. Dimensions are ordered by how
-    much the pairs' sentences differ in them. Targets are computed once and cached in the teacher's folder. If the tokens' backbone
-    is unknown, as for `.dat` files, there are no unlabelled sentences.
+    much the pairs' sentences differ in them. Targets, and the tokens of unlabelled sentences, are computed once and cached. If the
+    tokens' backbone is unknown, as for `.dat` files, there are no unlabelled sentences.
 
     Args:
         pairs: training pairs whose text is known.
-        folders: written by teacher.py, one or more.
+        folders: one or more, written by teacher.py or shrink.py.
         text: more sentences, without labels.
+        cache: folder for what is computed.
         set_aside: fraction and seed of the validation split, None if validation pairs were given.
         device: where backbones run.
 
@@ -59,14 +61,14 @@ def with_teacher_targets(
     if text is not None and not has_backbone:
         raise InputError("the backbone of these tokens is not known, so it cannot read more text; leave out --sentences")
     unlabelled = _unlabelled(known, text or ()) if has_backbone else []
-    sides = {"first": known.first, "second": known.second, "unlabelled": unlabelled}
     if unlabelled:
-        tokens = tokens.followed_by(_open_tokens(folders[0], unlabelled, tokens, device))
-    embeddings = [_centred(_open_embeddings(folder, sides, device)) for folder in folders]
+        tokens = tokens.followed_by(_open_tokens(unlabelled, tokens, cache, device))
+    sentences = [*known.first, *known.second, *unlabelled]
+    settings: Any = {"cache": cache, "identity": _hash(sentences), "device": device}
+    embeddings = [_centred(teacher_embeddings(folder, sentences, **settings), 2 * len(pairs)) for folder in folders]
     # The cosine of the embeddings side by side, divided by the root of their number, is the mean of the cosines.
-    first, second, others = _rotated(
-        [np.concatenate(parts, axis=1) / np.sqrt(np.float32(len(parts))) for parts in zip(*embeddings, strict=True)]
-    )
+    together = _rotated(np.concatenate(embeddings, axis=1) / np.sqrt(np.float32(len(folders))), 2 * len(pairs))
+    first, second, others = np.split(together, [len(pairs), 2 * len(pairs)])
     numbers = np.arange(len(pairs.tokens), len(tokens))
     targets = TeacherTargets(pairs=np.stack([first, second], axis=1), unlabelled=numbers, embeddings=others)
     return replace(pairs, tokens=tokens, targets=targets)
@@ -89,39 +91,24 @@ def _check_set_aside(folder: Path, set_aside: dict[str, float] | None) -> None:
         )
 
 
-def _open_tokens(folder: Path, sentences: Sequence[str], tokens: TokenStore, device: str) -> TokenStore:
-    """Tokens of the same kind of the unlabelled sentences, from a teacher's folder or made now."""
+def _open_tokens(sentences: Sequence[str], tokens: TokenStore, cache: Path, device: str) -> TokenStore:
+    """Tokens of the same kind of other sentences, from an earlier run or made now."""
     backbone, layers, max_length = (tokens.description[key] for key in ("backbone", "layers", "max_length"))
     settings = BackboneSettings(backbone, layers, max_length, device, pooled=bool(tokens.description.get("pooled")))
     name = f"unlabelled-{_hash([settings.description(), sentences])}.store"
-    return sentence_store(sentences, folder / name, settings)
+    return sentence_store(sentences, cache / name, settings)
 
 
-def _open_embeddings(folder: Path, sides: Mapping[str, Sequence[str]], device: str) -> list[np.ndarray]:
-    """A teacher's embeddings of some lists of sentences, from its folder or computed now."""
-    description = {"teacher": identity_of(folder / "model.safetensors"), "sentences": _hash(sides)}
-
-    def write(path: Path) -> None:
-        teacher = load_teacher(folder, device=device)
-        embeddings = {name: teacher.encode(side, progress=f"{folder.name}, {name}").numpy() for name, side in sides.items()}
-        with create_store(path, teacher.backbone.width) as writer:
-            writer.finish(embeddings, description)
-
-    store = cached_store(folder / f"targets-{_hash(description)}.store", description, write)
-    return [store.extra[name] for name in sides]
+def _centred(embeddings: np.ndarray, n: int) -> np.ndarray:
+    """Embeddings minus the mean of the first n, those of the pairs; unit length."""
+    return unit_length(torch.from_numpy(embeddings - embeddings[:n].mean(0))).numpy()
 
 
-def _centred(embeddings: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Embeddings of first, second and unlabelled sentences, minus their mean over the pairs, unit length."""
-    mean = np.concatenate(embeddings[:2]).mean(0)
-    return [unit_length(torch.from_numpy(side - mean)).numpy() for side in embeddings]
-
-
-def _rotated(embeddings: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Embeddings of first, second and unlabelled sentences along the principal directions of the pairs, largest first."""
-    pairs = np.concatenate(embeddings[:2]).astype(np.float64)
+def _rotated(embeddings: np.ndarray, n: int) -> np.ndarray:
+    """Embeddings along the principal directions of the first n, those of the pairs, largest first."""
+    pairs = embeddings[:n].astype(np.float64)
     _, directions = np.linalg.eigh(pairs.T @ pairs)
-    return [side @ directions[:, ::-1].astype(np.float32) for side in embeddings]
+    return embeddings @ directions[:, ::-1].astype(np.float32)
 
 
 def _hash(value: Any) -> str:

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.errors import InputError
-from common.files import make_readable, write_text_atomically
 from common.progress import Progress
 from evaluation.scores import Scores, score_embeddings
 from model import unit_length
 from tokens.backbone import Backbone
 from tokens.text_pairs import TextPairs
-
-FACTS = "teacher.json"
 
 
 class WholeEncoder:
@@ -80,40 +72,3 @@ def pooled(hidden: Tensor, mask: Tensor) -> Tensor:
 def validate(encoder: WholeEncoder, pairs: TextPairs) -> Scores:
     """The encoder's scores on pairs."""
     return score_embeddings(encoder.encode(pairs.first), encoder.encode(pairs.second), pairs.labels)
-
-
-def save_teacher(folder: Path, teacher: WholeEncoder, facts: dict[str, Any]) -> None:
-    """Write the fine-tuned backbone as a folder that transformers loads, with `facts` in teacher.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".teacher.", dir=folder) as temporary:
-        written = Path(temporary)
-        teacher.model.save_pretrained(written)
-        teacher.backbone.tokenizer.save_pretrained(written)
-        write_text_atomically(written / FACTS, json.dumps({**facts, "max_length": teacher.backbone.max_length}, indent=2) + "\n")
-        make_readable(written)
-        for path in sorted(
-            written.iterdir(), key=lambda path: (path.name == FACTS, path.name)
-        ):  # it says that all the rest is there
-            os.replace(path, folder / path.name)
-
-
-def read_teacher(folder: Path) -> dict[str, Any]:
-    """The contents of a teacher's teacher.json.
-
-    Raises:
-        InputError: if teacher.py did not write the folder.
-    """
-    try:
-        return json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError("not a teacher, expected a folder written by teacher.py", path=folder) from error
-
-
-def load_teacher(folder: Path, *, bfloat16: bool = False, device: str = "cpu") -> WholeEncoder:
-    """Load a teacher from its folder; `bfloat16` computes in half precision.
-
-    Raises:
-        InputError: if teacher.py did not write the folder.
-    """
-    backbone = Backbone(str(folder), "-1", max_length=read_teacher(folder)["max_length"], device=device)
-    return WholeEncoder(backbone, bfloat16=bfloat16)

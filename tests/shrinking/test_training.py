@@ -22,7 +22,8 @@ from shrinking.trainer import Settings, ShrinkTrainer
 from tokens.backbone import Backbone
 from tokens.sentence_files import SentenceFiles
 from tokens.text_pairs import TextPairs
-from training.whole_encoder import WholeEncoder, load_teacher, save_teacher
+from training.teacher_folder import load_teacher, save_teacher
+from training.whole_encoder import WholeEncoder
 
 
 def some_sentences(n: int, seed: int = 0) -> list[str]:
@@ -113,7 +114,7 @@ def test_several_teachers_are_averaged_and_computed_once(tiny_bert, text, tmp_pa
     expected = np.mean([own @ own.T for own in (centred(teacher, list(text)) for teacher in teachers)], axis=0)
     ours = targets.of("text", np.arange(len(text))).numpy()
     assert np.abs(ours @ ours.T - expected).mean() < 0.02
-    monkeypatch.setattr("shrinking.targets.load_teacher", None)  # cached
+    monkeypatch.setattr("training.teacher_folder.load_teacher", None)  # cached
     again = SentenceTargets(names, sentence_sets(text, None), student, tmp_path)
     assert torch.equal(again.of("text", np.arange(9)), targets.of("text", np.arange(9)))
 

@@ -16,11 +16,15 @@ from conftest import WORDS, last_line, stopped_and_resumed
 from common.errors import InputError
 from common.files import ordinary_mode
 from data import PairData, open_pairs, split_by_groups, training_batches
+from model import mean_pooling
+from portable.small_encoder import SmallEncoder
+from shrinking.folder import write_folder
 from tokens.backbone import Backbone
 from tokens.text_store import BackboneSettings, text_store
 from training.distillation import make_pieces, with_teacher_targets
 from training.teacher import TeacherSettings, TeacherTrainer
-from training.whole_encoder import WholeEncoder, load_teacher, save_teacher, validate
+from training.teacher_folder import load_teacher, save_teacher, teacher_embeddings
+from training.whole_encoder import WholeEncoder, validate
 
 
 def write_pairs(path: Path, seed: int, n: int = 60) -> Path:
@@ -156,7 +160,7 @@ def test_targets_are_the_teachers_embeddings_without_what_all_have_in_common(fol
     training, teacher = pairs[0], load_teacher(folder)
     known = list(dict.fromkeys(training.text().first + training.text().second))
     text = [known[0] if sentence == "a sentence of the pairs" else sentence for sentence in text]
-    taught = with_teacher_targets(training, [folder], text)
+    taught = with_teacher_targets(training, [folder], text, cache=folder)
     unlabelled = make_pieces(known, seed=0) + list(dict.fromkeys(sentence for sentence in text if sentence not in known))
     assert len(taught.targets.unlabelled) == len(unlabelled) == len(taught.tokens) - len(training.tokens) > 50
     sides = [training.text().first, training.text().second, unlabelled]
@@ -182,7 +186,7 @@ def test_the_cosines_of_several_teachers_are_averaged(folder, pairs, tiny_bert, 
     save_teacher(tmp_path / "other", other, {"set_aside": None})
 
     def cosines(*folders: Path) -> tuple[np.ndarray, np.ndarray]:
-        targets = with_teacher_targets(pairs[0], folders).targets
+        targets = with_teacher_targets(pairs[0], folders, cache=tmp_path).targets
         return (targets.pairs[:, 0] * targets.pairs[:, 1]).sum(1), targets.embeddings @ targets.embeddings.T
 
     for both, *single in zip(cosines(folder, tmp_path / "other"), cosines(folder), cosines(tmp_path / "other"), strict=True):
@@ -190,19 +194,44 @@ def test_the_cosines_of_several_teachers_are_averaged(folder, pairs, tiny_bert, 
         np.testing.assert_allclose(both, np.mean(single, axis=0), atol=1e-5)
 
 
-def test_targets_are_made_once_for_the_same_pairs(folder, pairs):
-    with_teacher_targets(pairs[0], [folder])
-    (made,) = folder.glob("targets-*.store")
-    before = made.stat().st_mtime_ns
-    with_teacher_targets(pairs[0], [folder])
-    assert made.stat().st_mtime_ns == before
-    with_teacher_targets(pairs[0].select(np.arange(30)), [folder])
-    assert len(list(folder.glob("targets-*.store"))) == 2
+def test_targets_and_tokens_are_made_once_for_the_same_pairs(folder, pairs, tmp_path):
+    cache = tmp_path / "cache"
+
+    def made() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in cache.iterdir()}
+
+    with_teacher_targets(pairs[0], [folder], cache=cache)
+    before = made()
+    with_teacher_targets(pairs[0], [folder], cache=cache)
+    assert made() == before and sorted(name.split("-")[0] for name in before) == ["targets", "unlabelled"]
+    with_teacher_targets(pairs[0].select(np.arange(30)), [folder], cache=cache)
+    assert len(made()) == 4 and made().items() > before.items()
+
+
+@pytest.mark.parametrize("precision", ["int8", "float32"])
+def test_a_small_encoder_is_a_teacher_as_well(tiny_bert, pairs, tmp_path, precision):
+    """The same backbone, fine-tuned and as a small encoder, teaches the same, up to rounding to int8."""
+    folders, cache = [tmp_path / "torch", tmp_path / "onnx"], tmp_path / "cache"
+    backbone = Backbone(str(tiny_bert), max_length=9)
+    save_teacher(folders[0], WholeEncoder(backbone), {"set_aside": None})
+    sentences = [*pairs[0].text().first, *pairs[0].text().second]
+    calibration = backbone.tokenize(sentences)[0] if precision == "int8" else None
+    write_folder(folders[1], backbone, mean_pooling(16), calibration, {})
+    taught = [with_teacher_targets(pairs[0], [folder], cache=cache).targets for folder in folders]
+    embeddings = [np.concatenate([*targets.pairs.swapaxes(0, 1), targets.embeddings]) for targets in taught]
+    torch_cosines, onnx_cosines = (own @ own.T for own in embeddings)
+    difference = np.abs(torch_cosines - onnx_cosines).max()
+    assert difference < 1e-4 if precision == "float32" else 1e-4 < difference < 0.2
+    expected = SmallEncoder(folders[1]).encode(sentences)
+    assert np.array_equal(teacher_embeddings(folders[1], sentences, cache=cache, identity="these"), expected)
+    with pytest.raises(InputError, match="is damaged"):
+        (folders[1] / "encoder.onnx").write_bytes(b"no graph")
+        with_teacher_targets(pairs[0], [folders[1]], cache=cache)
 
 
 def test_batches_carry_the_teacher_in_the_order_of_their_sentences(folder, pairs):
     """Tokens and teacher are of the same backbone: mean-pooled tokens must be the teacher's embeddings, centred."""
-    taught = with_teacher_targets(pairs[0], [folder])
+    taught = with_teacher_targets(pairs[0], [folder], cache=folder)
     centred = centred_by(load_teacher(folder), pairs[0])
     for batch in training_batches(taught, 16, np.random.default_rng(0), unlabelled=5):
         pooled = torch.cat([tokens.sum(1) for tokens, _ in batch.buckets])[batch.position]
@@ -215,12 +244,12 @@ def test_batches_carry_the_teacher_in_the_order_of_their_sentences(folder, pairs
 
 def test_if_the_backbone_of_the_tokens_is_unknown_there_are_no_pieces(folder, pairs):
     unknown = replace(pairs[0], tokens=replace(pairs[0].tokens, description={}))
-    taught = with_teacher_targets(unknown, [folder])
+    taught = with_teacher_targets(unknown, [folder], cache=folder)
     assert len(taught.targets.unlabelled) == 0 and taught.targets.pairs.shape == (60, 2, 16)
     batch = next(training_batches(taught, 16, np.random.default_rng(0), unlabelled=5))
     assert len(batch.position) == len(batch.teacher) == 32
     with pytest.raises(InputError, match=r"backbone of these tokens is not known.*leave out --sentences"):
-        with_teacher_targets(unknown, [folder], ["one two three"])
+        with_teacher_targets(unknown, [folder], ["one two three"], cache=folder)
 
 
 def test_pairs_set_aside_are_the_same_for_teacher_and_training(tiny_bert, pairs, tmp_path, run_here):
@@ -228,10 +257,10 @@ def test_pairs_set_aside_are_the_same_for_teacher_and_training(tiny_bert, pairs,
     options = ("--data", tmp_path / "train.store", "--backbone", tiny_bert, "--epochs", "1", "--batch_size", "10")
     assert run_here("teacher.py", *options, "--out", out).returncode == 0
     training, validation = split_by_groups(pairs[0], 0.1, 0)
-    taught = with_teacher_targets(training, [out], set_aside={"fraction": 0.1, "seed": 0})
+    taught = with_teacher_targets(training, [out], cache=tmp_path, set_aside={"fraction": 0.1, "seed": 0})
     assert len(taught.targets.pairs) == len(training) == 60 - len(validation)
     with pytest.raises(InputError, match="with --seed 1"):
-        with_teacher_targets(training, [out], set_aside={"fraction": 0.1, "seed": 1})
+        with_teacher_targets(training, [out], cache=tmp_path, set_aside={"fraction": 0.1, "seed": 1})
 
 
 def test_pieces_are_of_the_words_of_the_sentences_and_none_is_known():
@@ -244,8 +273,8 @@ def test_pieces_are_of_the_words_of_the_sentences_and_none_is_known():
 
 
 def test_folders_that_are_no_teacher(tmp_path, pairs):
-    with pytest.raises(InputError, match="not a teacher, expected a folder written by teacher"):
-        with_teacher_targets(pairs[0], [tmp_path])
+    with pytest.raises(InputError, match=r"not a teacher, expected a folder written by teacher\.py or shrink\.py"):
+        with_teacher_targets(pairs[0], [tmp_path], cache=tmp_path)
 
 
 def test_pairs_without_text_are_one_clear_line(challenge, tmp_path, run_here):
