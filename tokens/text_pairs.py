@@ -73,7 +73,7 @@ class TextPairs:
         labels: `(n,)`, float32, similarity 0-5; 5 for every pair without a label.
         negatives: per pair the sentences that do not match its first one, equally many each; empty without any.
         has_labels: whether the labels were read.
-        scale: what the labels were taken for and why; empty without labels.
+        scale: what the labels were taken for and why; empty without labels, or if they reach from 0 to 5.
         skipped: bad rows that were left out.
     """
 
@@ -137,7 +137,8 @@ def read_text_pairs(source: str | os.PathLike[str], options: ReadOptions = ReadO
             line=numbers[outside[0]],
         )
     on_scale = (values if (low, high) == (0, MAX_LABEL) else (values - low) / (high - low) * MAX_LABEL).astype(np.float32)
-    scale = f"labels are read as {low:g} to {high:g} because {why}"
+    obvious = options.label_range is None and (low, high) == (values.min(), values.max()) == (0, MAX_LABEL)
+    scale = "" if obvious else f"labels are read as {low:g} to {high:g} because {why}"
     return TextPairs(first, second, on_scale, negatives, scale=scale, skipped=len(bad))
 
 

@@ -87,7 +87,8 @@ def test_two_ways_or_none_show_the_first_row_and_the_option(rows, message, tmp_p
 @pytest.mark.parametrize(
     ("labels", "name", "expected", "why"),
     [
-        ([0, 2.5, 5], "score", [0, 2.5, 5], "0 to 5 because some are above 1"),
+        ([0, 2.5, 4], "score", [0, 2.5, 4], "0 to 5 because some are above 1"),
+        ([0, 2.5, 5], "score", [0, 2.5, 5], ""),
         ([0, 0.5, 1], "score", [0, 2.5, 5], "0 to 1 because none is above 1"),
         ([0, 1, 1], "is_duplicate", [0, 5, 5], "0 to 1 because each is 0 or 1"),
         ([-1, 0, 1], "similarity", [0, 2.5, 5], "-1 to 1 because some are below 0"),
@@ -100,7 +101,7 @@ def test_the_scale_of_labels_is_said(labels, name, expected, why, tmp_path):
     (tmp_path / "x.csv").write_text(rows_as(rows))
     pairs = read_text_pairs(tmp_path / "x.csv")
     np.testing.assert_allclose(pairs.labels, expected)
-    assert why in pairs.scale
+    assert why in pairs.scale and bool(why) == bool(pairs.scale)
 
 
 def test_another_scale_by_its_option_and_labels_that_contradict(tmp_path):
