@@ -22,6 +22,7 @@ from common.starter import STARTER_TEST
 from export import export_onnx
 from model import EncoderConfig, SentenceEncoder, mean_pooling
 from portable.small_encoder import FILES, SmallEncoder
+from shrink import name_of_teacher
 from shrinking.folder import write_card, write_folder
 from shrinking.layers import keep_layers
 from text import TextEncoder
@@ -248,3 +249,7 @@ def test_the_commands_take_the_folder(whole, tiny, tmp_path, run_here):
     similarity = run_here("text.py", "a dog", "the cat", "--model", tiny)
     assert float(similarity.stdout) == pytest.approx(float(SmallEncoder(tiny).similarity("a dog", "the cat")), abs=1e-4)
     assert "is missing" in last_line(run_here("text.py", "a", "b", "--model", tmp_path))
+
+
+def test_as_a_teacher_it_is_called_by_what_it_was_made_from(tiny):
+    assert name_of_teacher(tiny) == "tiny shrunk (layers all)"
