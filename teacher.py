@@ -4,7 +4,7 @@ Examples:
 
     python teacher.py --data train.csv --validation dev.csv --out teacher
     python teacher.py --out teacher --resume      resume a stopped run
-    python train.py --preset distilled --data train.csv --validation dev.csv --teacher teacher
+    python train.py --preset imitation --data train.csv --validation dev.csv --teacher small teacher
 
 The text of the pairs must be known: a .csv or .tsv file, a store made from one, or .dat files with the
 sentences. The trained encoder works without the teacher. STS-B takes about five minutes on two cores.
@@ -68,7 +68,7 @@ def main() -> None:
         save_teacher(out, teacher, facts)
         saved.finish(f"validation Spearman {scores.spearman:.4f}")
     reached = f"validation Spearman {scores.spearman:.4f}, error {scores.mse:.4f}"
-    print(f"{options.out}: {reached}. Next: train.py --preset distilled --teacher {options.out}")
+    print(f"{options.out}: {reached}. Next: train.py --preset imitation --teacher small {options.out}")
 
 
 def parse_options(arguments: list[str]) -> Any:

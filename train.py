@@ -5,7 +5,7 @@ Examples:
     python train.py                                          data/*.dat, else the starter pairs
     python train.py --data my_folder                         the challenge's .dat files
     python train.py --data train.csv --validation dev.csv    text
-    python train.py --data train.csv --preset imitation --teacher teacher --sentences text.txt
+    python train.py --data train.csv --preset imitation --teacher small
     python train.py --preset published --phases.graded.epochs 40
     python train.py --run_dir runs/mine --resume             resume a stopped run
     torchrun --nproc-per-node 2 train.py                     two processes

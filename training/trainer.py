@@ -127,7 +127,7 @@ class Trainer:
             InputError: if no phase has pairs to train on, or only one of teacher and distillation loss is given.
         """
         if training.targets is not None and not any("teacher" in guide_names(phase) for phase in recipe.phases.values()):
-            raise InputError("a teacher is given, but no loss of the recipe uses it; choose --preset distilled")
+            raise InputError("a teacher is given, but no loss of the recipe uses it; choose --preset imitation")
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
         self.training = training

@@ -145,7 +145,7 @@ def test_the_command_writes_a_teacher_and_training_learns_from_it(tiny_bert, pai
     without = run_here("train.py", "--preset", "distilled", *stores, *small, *places)
     assert "phase graded needs a teacher; give --teacher to train.py" in last_line(without)
     unheard = run_here("train.py", "--teacher", out, *stores, *small, *places)
-    assert "no loss of the recipe uses it; choose --preset distilled" in last_line(unheard)
+    assert "no loss of the recipe uses it; choose --preset imitation" in last_line(unheard)
 
 
 def centred_by(teacher: WholeEncoder, pairs: PairData) -> Callable[[np.ndarray], np.ndarray]:
