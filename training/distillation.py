@@ -83,7 +83,7 @@ def _unlabelled(pairs: TextPairs, text: Iterable[str]) -> list[str]:
 
 def _check_set_aside(folder: Path, set_aside: dict[str, float] | None) -> None:
     facts = read_teacher(folder)
-    if set_aside is not None and facts["set_aside"] != set_aside:
+    if set_aside is not None and facts.get("set_aside", set_aside) != set_aside:  # of small encoders it is not known
         raise InputError(
             "this teacher was trained on pairs that are set aside for validation; give --validation, or train the teacher "
             f"without it and with --seed {set_aside['seed']}",

@@ -43,13 +43,13 @@ def save_teacher(folder: Path, teacher: WholeEncoder, facts: dict[str, Any]) -> 
 
 
 def read_teacher(folder: Path) -> dict[str, Any]:
-    """The contents of a teacher's teacher.json; of a small encoder, that no pairs were set aside and what it was made from.
+    """The contents of a teacher's teacher.json; of a small encoder, only what it was made from.
 
     Raises:
         InputError: if neither teacher.py nor shrink.py wrote the folder, or it is damaged.
     """
     if _is_small(folder):
-        return {"set_aside": None, "origin": load_small_encoder(folder).config}
+        return {"origin": load_small_encoder(folder).config}
     try:
         return json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

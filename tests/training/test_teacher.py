@@ -222,6 +222,7 @@ def test_a_small_encoder_is_a_teacher_as_well(tiny_bert, pairs, tmp_path, precis
     torch_cosines, onnx_cosines = (own @ own.T for own in embeddings)
     difference = np.abs(torch_cosines - onnx_cosines).max()
     assert difference < 1e-4 if precision == "float32" else 1e-4 < difference < 0.2
+    with_teacher_targets(pairs[0], [folders[1]], cache=cache, set_aside={"fraction": 0.1, "seed": 3})  # of pairs it has not seen
     expected = SmallEncoder(folders[1]).encode(sentences)
     assert np.array_equal(teacher_embeddings(folders[1], sentences, cache=cache, identity="these"), expected)
     with pytest.raises(InputError, match="is damaged"):
