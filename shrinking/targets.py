@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from common.progress import Progress
 from model import unit_length
 from tokens.sentence_files import SentenceFiles, sample
 from tokens.text_pairs import TextPairs
-from tokens.token_store import TokenStore, cached_store, create_store
+from tokens.token_store import TokenStore, cached_store, create_store, short_hash
 from training.teacher_folder import teacher_embeddings
 from training.whole_encoder import WholeEncoder
 
@@ -67,9 +66,12 @@ class SentenceTargets:
         Raises:
             InputError: if a folder holds no teacher, or the backbone is wider than all teachers together.
         """
-        settings: Any = {"cache": cache, "bfloat16": True, "device": backbone.backbone.device}
+        device = backbone.backbone.device
         self._rows = {
-            own.name: [teacher_embeddings(folder, own.sentences, identity=own.identity, **settings) for folder in folders]
+            own.name: [
+                teacher_embeddings(folder, own.sentences, cache=cache, identity=own.identity, bfloat16=True, device=device)
+                for folder in folders
+            ]
             for own in sets
         }
         self._fit(sets[0], backbone)
@@ -113,7 +115,6 @@ def open_states(source: WholeEncoder, own: SentenceSet, cache: Path) -> TokenSto
         "max_length": source.backbone.max_length,
         "sentences": own.identity,
     }
-    name = hashlib.blake2b(json.dumps(description).encode(), digest_size=8).hexdigest()
 
     @torch.no_grad()
     def write(path: Path) -> None:
@@ -136,4 +137,4 @@ def open_states(source: WholeEncoder, own: SentenceSet, cache: Path) -> TokenSto
                     bar.update(len(rows))
             writer.finish({}, description, order)
 
-    return cached_store(cache / f"states-{name}.store", description, write)
+    return cached_store(cache / f"states-{short_hash(description)}.store", description, write)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from common.files import write_text_atomically
+from tokens.token_store import short_hash
 
 EDITED = 0.25  # the mean share of words that are left out or exchanged; at most twice that
 SHORTEST = 3  # shorter sentences, in words, are not edited
@@ -30,7 +29,7 @@ def variants_file(parts: Iterable[tuple[Iterable[str], int]], folder: Path) -> P
         new = [own for own in dict.fromkeys(" ".join(sentence.split()) for sentence in sentences) if own and own not in seen]
         seen.update(new)
         originals.append((new, count))
-    identity = hashlib.blake2b(json.dumps([originals, EDITED, SHORTEST, BLOCK, ATTEMPTS]).encode(), digest_size=8).hexdigest()
+    identity = short_hash([originals, EDITED, SHORTEST, BLOCK, ATTEMPTS])
     path = folder / f"variants-{identity}.txt"
     if not path.exists():
         lines = (f"{sentence}\n" for part, count in originals for sentence in with_variants(part, count))

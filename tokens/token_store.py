@@ -243,6 +243,11 @@ def identity_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {"bytes": status.st_size, "changed_ns": status.st_mtime_ns, "ends": ends.hexdigest()}
 
 
+def short_hash(value: Any) -> str:
+    """Return a hash of a value that JSON can represent, for the name of what is made from it."""
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=8).hexdigest()
+
+
 def cached_store(path: Path, description: Mapping[str, Any], build: Callable[[Path], None]) -> TokenStore:
     """Open the store at `path`; unless it exists, undamaged and with this `description`, call `build(path)` first.
 

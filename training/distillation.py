@@ -5,12 +5,9 @@ Labels cover few pairs; a teacher says what any sentence means.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +17,7 @@ from data import PairData, TeacherTargets
 from model import unit_length
 from tokens.text_pairs import TextPairs
 from tokens.text_store import BackboneSettings, sentence_store
-from tokens.token_store import TokenStore
+from tokens.token_store import TokenStore, short_hash
 from training.teacher_folder import read_teacher, teacher_embeddings
 
 MIN_WORDS = 4  # of a sentence that is cut into pieces
@@ -64,8 +61,11 @@ def with_teacher_targets(
     if unlabelled:
         tokens = tokens.followed_by(_open_tokens(unlabelled, tokens, cache, device))
     sentences = [*known.first, *known.second, *unlabelled]
-    settings: Any = {"cache": cache, "identity": _hash(sentences), "device": device}
-    embeddings = [_centred(teacher_embeddings(folder, sentences, **settings), 2 * len(pairs)) for folder in folders]
+    identity = short_hash(sentences)
+    embeddings = [
+        _centred(teacher_embeddings(folder, sentences, cache=cache, identity=identity, device=device), 2 * len(pairs))
+        for folder in folders
+    ]
     # The cosine of the embeddings side by side, divided by the root of their number, is the mean of the cosines.
     together = _rotated(np.concatenate(embeddings, axis=1) / np.sqrt(np.float32(len(folders))), 2 * len(pairs))
     first, second, others = np.split(together, [len(pairs), 2 * len(pairs)])
@@ -95,7 +95,7 @@ def _open_tokens(sentences: Sequence[str], tokens: TokenStore, cache: Path, devi
     """Tokens of the same kind of other sentences, from an earlier run or made now."""
     backbone, layers, max_length = (tokens.description[key] for key in ("backbone", "layers", "max_length"))
     settings = BackboneSettings(backbone, layers, max_length, device, pooled=bool(tokens.description.get("pooled")))
-    name = f"unlabelled-{_hash([settings.description(), sentences])}.store"
+    name = f"unlabelled-{short_hash([settings.description(), sentences])}.store"
     return sentence_store(sentences, cache / name, settings)
 
 
@@ -109,10 +109,6 @@ def _rotated(embeddings: np.ndarray, n: int) -> np.ndarray:
     pairs = embeddings[:n].astype(np.float64)
     _, directions = np.linalg.eigh(pairs.T @ pairs)
     return embeddings @ directions[:, ::-1].astype(np.float32)
-
-
-def _hash(value: Any) -> str:
-    return hashlib.blake2b(json.dumps(value).encode(), digest_size=8).hexdigest()
 
 
 def make_pieces(sentences: Sequence[str], seed: int) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -19,7 +18,7 @@ from common.progress import Progress
 from text import load_small_encoder
 from tokens.backbone import Backbone
 from tokens.sentence_files import SentenceFiles
-from tokens.token_store import cached_store, create_store, identity_of
+from tokens.token_store import cached_store, create_store, identity_of, short_hash
 from training.whole_encoder import WholeEncoder
 
 FACTS, WEIGHTS = "teacher.json", "model.safetensors"
@@ -90,7 +89,6 @@ def teacher_embeddings(
     """
     weights = folder / (GRAPH if _is_small(folder) else WEIGHTS)
     description = {"teacher": identity_of(weights), "sentences": identity}
-    name = hashlib.blake2b(json.dumps(description).encode(), digest_size=8).hexdigest()
 
     def write(path: Path) -> None:
         width, encode = _open(folder, bfloat16, device)
@@ -105,7 +103,7 @@ def teacher_embeddings(
                 bar.update(len(part))
             writer.finish({}, description)
 
-    return cached_store(cache / f"targets-{name}.store", description, write).tokens[0]
+    return cached_store(cache / f"targets-{short_hash(description)}.store", description, write).tokens[0]
 
 
 def _open(folder: Path, bfloat16: bool, device: str) -> tuple[int, Callable[[list[str]], np.ndarray]]:

@@ -36,14 +36,14 @@ def test_vectors_are_those_of_each_sentence_alone_in_the_order_given(text_encode
     for batch_size in (1, 5, 100):
         vectors = text_encoder.encode(sentences, batch_size=batch_size)
         np.testing.assert_allclose(vectors, expected, atol=1e-5)
-    assert vectors.dtype == np.float32 and vectors.shape == expected.shape
+    assert vectors.dtype == np.float32 and vectors.shape == (12, 256)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
 def test_one_string_gives_one_vector_and_any_iterable_will_do(text_encoder):
     expected = text_encoder.encode(["a cat", "a dog"])
-    assert text_encoder.encode("a cat").shape == expected[0].shape
-    assert text_encoder.encode([]).shape == (0, len(expected[0]))
+    assert text_encoder.encode("a cat").shape == (256,)
+    assert text_encoder.encode([]).shape == (0, 256)
     for other in (("a cat", "a dog"), (name for name in ("a cat", "a dog")), np.array(["a cat", "a dog"])):
         assert np.array_equal(text_encoder.encode(other), expected)
 
