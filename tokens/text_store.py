@@ -7,8 +7,9 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, DEFAULT_WIDTH,
 from tokens.tables import is_on_hub
 from tokens.text_pairs import ReadOptions, TextPairs, read_text_pairs
 from tokens.token_store import TokenStore, cached_store, create_store, identity_of, pack_json
+
+PART_SENTENCES = 16_384  # a minute or less of one core, a few hundred MiB
 
 
 @dataclass
@@ -148,13 +151,45 @@ def _write_store(path: Path, pairs: TextPairs, backbone: Backbone, description: 
 def _write_sentences(
     path: Path, sentences: Sequence[str], backbone: Backbone, description: dict[str, Any], extra: Mapping[str, np.ndarray]
 ) -> None:
+    """Many sentences are encoded in parts, each a store of its own, so that a stopped run goes on with those that are missing."""
     ids, truncated = backbone.tokenize(sentences)
     if truncated:
         tqdm.write(f"{description['source']}: {truncated} sentences were truncated to {backbone.max_length} tokens (--max_length)")
+    with Progress(total=len(ids), unit="sentence", desc=f"encoding {description['source']}") as progress:
+        if len(ids) <= PART_SENTENCES:
+            _write_tokens(path, ids, backbone, progress, description, extra)
+            return
+        folder, parts = path.with_name(f"{path.name}.parts"), []
+        for start in range(0, len(ids), PART_SENTENCES):
+            part, of_part = folder / f"{start}.store", ids[start : start + PART_SENTENCES]
+            about_part = {**description, "from_sentence": start}
+            build = partial(_write_tokens, ids=of_part, backbone=backbone, progress=progress, description=about_part)
+            parts.append((part, cached_store(part, about_part, build)))
+            if progress.n == start:  # an earlier run encoded it, at no cost to this one
+                progress.n = progress.initial = start + len(of_part)
+    with create_store(path, backbone.dim) as writer:
+        while parts:
+            part, store = parts.pop(0)
+            for number in range(len(store)):
+                writer.append(store.sentence(number))
+            part.unlink(missing_ok=True)  # at once, as tokens are large; another process may have done the same
+        writer.finish(extra, description)
+    with suppress(OSError):  # another process writes there
+        folder.rmdir()
+
+
+def _write_tokens(
+    path: Path,
+    ids: Sequence[Sequence[int]],
+    backbone: Backbone,
+    progress: Progress,
+    description: dict[str, Any],
+    extra: Mapping[str, np.ndarray] | None = None,
+) -> None:
     order = []
     with create_store(path, backbone.dim) as writer:
-        encoded = backbone.token_embeddings(ids)
-        for i, tokens in Progress(encoded, total=len(ids), unit="sentence", desc=f"encoding {description['source']}"):
+        for i, tokens in backbone.token_embeddings(ids):
             writer.append(tokens)
             order.append(i)
-        writer.finish(extra, description, order)
+            progress.update()
+        writer.finish(extra or {}, description, order)

@@ -75,6 +75,32 @@ def test_a_finished_store_is_not_made_again_unless_something_changed(tiny_bert, 
     assert len(made) == 3
 
 
+@pytest.mark.parametrize("change", [{}, {"layers": "0"}], ids=["the same command", "other layers"])
+def test_encoding_that_is_stopped_goes_on_with_the_parts_that_are_missing(tiny_bert, pair_file, monkeypatch, change):
+    monkeypatch.setattr(text_store_module, "PART_SENTENCES", 3)
+    encoded = []
+    original = Backbone.token_embeddings
+
+    def stopping(backbone, ids):
+        encoded.append(len(ids))
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+        return original(backbone, ids)
+
+    monkeypatch.setattr(Backbone, "token_embeddings", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        text_store(pair_file, BackboneSettings(str(tiny_bert), "-1"))
+    settings = {"layers": "-1"} | change
+    store = text_store(pair_file, BackboneSettings(str(tiny_bert), **settings))
+    assert encoded == ([3, 1, 3, 1] if change else [3, 1, 1])
+    assert sorted(path.name for path in pair_file.parent.iterdir()) == ["pairs.tsv", "pairs.tsv.store"]
+    monkeypatch.setattr(text_store_module, "PART_SENTENCES", 100)
+    whole = text_store(pair_file, BackboneSettings(str(tiny_bert), **settings), store_path=pair_file.with_name("whole.store"))
+    assert store.lengths.tolist() == whole.lengths.tolist() and store.description == whole.description
+    for i in range(len(SENTENCES)):
+        np.testing.assert_allclose(store.sentence(i), whole.sentence(i), atol=1e-6)
+
+
 def test_long_sentences_are_truncated_with_a_message(tiny_bert, pair_file, capsys):
     store = text_store(pair_file, BackboneSettings(str(tiny_bert), max_length=4))
     assert store.lengths.max() == 4
