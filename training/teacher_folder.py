@@ -87,8 +87,9 @@ def teacher_embeddings(
     Raises:
         InputError: if the folder holds no teacher or is damaged, or the cache is not writable.
     """
-    weights = folder / (GRAPH if _is_small(folder) else WEIGHTS)
-    description = {"teacher": identity_of(weights), "sentences": identity}
+    is_small = _is_small(folder)
+    description: dict[str, Any] = {"teacher": identity_of(folder / (GRAPH if is_small else WEIGHTS)), "sentences": identity}
+    description |= {"bfloat16": True} if bfloat16 and not is_small else {}
 
     def write(path: Path) -> None:
         width, encode = _open(folder, bfloat16, device)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import WORDS, last_line, stopped_and_resumed
+from conftest import SENTENCES, WORDS, last_line, stopped_and_resumed
 
 from common.errors import InputError
 from common.files import ordinary_mode
@@ -206,6 +206,15 @@ def test_targets_and_tokens_are_made_once_for_the_same_pairs(folder, pairs, tmp_
     assert made() == before and sorted(name.split("-")[0] for name in before) == ["targets", "unlabelled"]
     with_teacher_targets(pairs[0].select(np.arange(30)), [folder], cache=cache)
     assert len(made()) == 4 and made().items() > before.items()
+
+
+def test_embeddings_in_half_precision_are_cached_apart(folder, tmp_path):
+    exact, rounded, again = (
+        teacher_embeddings(folder, SENTENCES, cache=tmp_path, identity="these", bfloat16=bfloat16)
+        for bfloat16 in (False, True, False)
+    )
+    assert np.array_equal(exact, again) and not np.array_equal(exact, rounded)
+    np.testing.assert_allclose(rounded, exact, atol=0.05)
 
 
 @pytest.mark.parametrize("precision", ["int8", "float32"])
