@@ -1,4 +1,4 @@
-"""Make a small whole encoder, text to embedding, in int8 and without torch, from a backbone.
+"""Make a small text-to-embedding encoder from a backbone; it runs in int8 and without torch.
 
 Examples:
 
@@ -82,8 +82,9 @@ def main() -> None:
         if options.resume and (summary := saved.finished(out / "encoder.onnx")):
             print(f"The run in {folder}/ is finished: {summary}")
             return
-        source, student = build(options, inputs)
-        before = scores_of(embed_parts(source, inputs), inputs)
+        backbone = open_backbone(options)
+        before = scores_of(embed_parts(WholeEncoder(backbone), inputs), inputs)
+        source, student = build(options, inputs, backbone)
         imitated = None if is_whole(options) else source
         sets, cache = sentence_sets(inputs.text, inputs.training), cache_of(options)
         states, targets = {}, None
@@ -118,9 +119,11 @@ def parse_options(arguments: list[str]) -> Any:
         "--pair_variants", type=PositiveInt, help="random edits to add per sentence of the training pairs (default: --variants)"
     )
     parser.add_argument("--data", nargs="+", help=f"training pairs: {PAIRS_HELP}")
-    parser.add_argument("--validation", nargs="+", help="pairs that choose the best epoch (default: the starter's)")
+    parser.add_argument(
+        "--validation", nargs="+", help="pairs that choose the best epoch (required with --data, otherwise the starter's)"
+    )
     parser.add_argument("--test", nargs="+", help="held-out pairs, scored once at the end")
-    parser.add_argument("--teacher", nargs="+", help="folders of teachers, one or more: of teacher.py or shrink.py")
+    parser.add_argument("--teacher", nargs="+", help="one or more teachers: small, or folders that teacher.py or shrink.py wrote")
     parser.add_argument("--out", help="folder to write (default: small in --run_dir)")
     parser.add_argument("--run_dir", help="folder for the run's state, metrics and torch weights (default: runs/DATE-TIME)")
     parser.add_argument("--resume", action="store_true", help="resume the stopped run in --run_dir, to the same result")
@@ -197,11 +200,16 @@ def identity_of(options: Namespace, inputs: Inputs) -> dict[str, Any]:
     return json.loads(json.dumps(identity))
 
 
-def build(options: Namespace, inputs: Inputs) -> tuple[WholeEncoder, WholeEncoder]:
-    """Return the whole backbone, its vocabulary cut, and the student made from it."""
+def open_backbone(options: Namespace) -> Backbone:
+    """The whole backbone."""
     backbone = Backbone(options.backbone, "-1", max_length=options.max_length, device=options.device)
     if options.device == "cpu" and hasattr(backbone.model, "set_attn_implementation"):
         backbone.model.set_attn_implementation("eager")  # in half precision on a CPU it is half as slow again otherwise
+    return backbone
+
+
+def build(options: Namespace, inputs: Inputs, backbone: Backbone) -> tuple[WholeEncoder, WholeEncoder]:
+    """Cut the backbone's vocabulary; return the backbone, to imitate, and the student made from it."""
     layers = parse_layers(options.layers, backbone.model.config.num_hidden_layers)
     if options.vocabulary and options.vocabulary < len(backbone.tokenizer):
         cut_vocabulary(backbone, choose_tokens(backbone, all_sentences(inputs.text, inputs.training), options.vocabulary))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import WORDS, last_line, stopped_and_resumed
+from scipy.stats import spearmanr
 from transformers import AutoModel
 
 from common.errors import InputError
@@ -231,8 +233,13 @@ def test_the_command_shrinks_reports_and_resumes(tiny_bert, pairs, tmp_path, run
     assert "this folder holds a different run: seed was 0, now 7" in last_line(other)
     assert "nothing to learn from" in last_line(run_here("shrink.py"))
     only_int8 = ("--backbone", tiny_bert, "--layers", "all", "--text", tmp_path / "text.txt", "--validation", tmp_path / "dev.tsv")
-    done = run_here("shrink.py", *only_int8, "--run_dir", tmp_path / "int8", "--out", tmp_path / "whole")
+    done = run_here("shrink.py", *only_int8, "--vocabulary", "10", "--run_dir", tmp_path / "int8", "--out", tmp_path / "whole")
     assert done.returncode == 0 and "Epoch" not in done.stdout, done.stderr
+    first, second = (WholeEncoder(Backbone(str(tiny_bert))).encode(side[80:120]) for side in (pairs.first, pairs.second))
+    with_all_words = spearmanr((first * second).sum(1), np.round(pairs.labels[80:120], 2)).statistic
+    metrics = json.loads((tmp_path / "int8" / "metrics.json").read_text())
+    assert metrics["vocabulary"] == 10
+    assert metrics["scores"]["validation"][Path(tiny_bert).name]["spearman"] == pytest.approx(with_all_words)
     assert torch.equal(word_embeddings(tmp_path / "run" / "encoder"), word_embeddings(tiny_bert))
     done = run_here("shrink.py", *files, *small, "--train_words", "--run_dir", tmp_path / "words", "--out", tmp_path / "words-out")
     assert done.returncode == 0, done.stderr
