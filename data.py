@@ -194,7 +194,7 @@ def open_text(
 
 
 def store_folder(paths: Sequence[str | os.PathLike[str]], cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Where token stores made from these files go, unless `cache_dir` says: next to them, in their folder, or in `stores/`."""
+    """Where token stores of these files go: `cache_dir` if given, else next to them, in their folder, or in `stores/`."""
     path = Path(paths[0])
     if cache_dir or (path.is_dir() and not is_saved_dataset(path)):
         return Path(cache_dir or path)

@@ -3,7 +3,7 @@
 Examples:
 
     python demo.py
-    python demo.py --index vectors    search in what encode.py wrote
+    python demo.py --index vectors    search a corpus that encode.py wrote
 """
 
 from __future__ import annotations

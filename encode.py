@@ -1,4 +1,4 @@
-"""Encode a corpus: a file or folder of sentences to a folder of vectors, on all cores; it may be stopped at any moment and resumes.
+"""Encode a corpus, a file or folder of sentences, into a folder of embeddings, on all cores; a stopped run resumes.
 
 Examples:
 
@@ -64,10 +64,10 @@ def parse_options() -> Any:
     parser.add_argument("--out", required=True, help="folder to write")
     parser.add_argument("--model", default=str(SMALL), help="small encoder's folder, checkpoint, or backbone")
     parser.add_argument("--backbone", help="hub name or local folder (default: the one the checkpoint was trained on)")
-    parser.add_argument("--columns", help="columns of tables, by name or number: text=NAME,id=NAME (default: told by the content)")
+    parser.add_argument("--columns", help="columns of tables, by name or number: text=NAME,id=NAME (default: found by content)")
     parser.add_argument("--skip_bad_rows", action="store_true", help="leave out bad rows and empty sentences, and count them")
     parser.add_argument("--format", choices=FORMATS, default="npy", help="NumPy arrays with JSON lines beside, or Parquet")
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the vectors' dimensions")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="number format of the embeddings")
     parser.add_argument("--no_text", action="store_true", help="keep ids and vectors alone")
     parser.add_argument("--part_rows", type=PositiveInt, default=PART_ROWS, help="sentences per part; a stopped run loses no more")
     parser.add_argument(

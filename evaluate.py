@@ -86,7 +86,7 @@ def parse_options() -> Any:
     )
     parser.add_argument("--data", nargs="+", help=f"one or more data sets, each {PAIRS_HELP} (default: the starter test pairs)")
     parser.add_argument("--validation", nargs="+", help="pairs to calibrate on (default: the starter ones, if --data is left out)")
-    parser.add_argument("--meaning", action="store_true", help="also print which labels pairs have, by their cosine")
+    parser.add_argument("--meaning", action="store_true", help="also print the mean label of each range of cosines")
     parser.add_argument("--plot", metavar="FILE", help="PNG to write: predicted against true labels; needs validation pairs")
     parser.add_argument("--out", metavar="FILE", help="Markdown file to write the tables to as well")
     parser.add_argument("--cache_dir", help="folder for token stores (default: next to the data)")
@@ -96,7 +96,7 @@ def parse_options() -> Any:
 
 
 def group_by_data_set(paths: Sequence[str]) -> dict[str, list[str]]:
-    """The paths of each data set by its name: the shortest end of its path that no other data set has.
+    """The paths of each data set by its name: the shortest end of its path that is unique.
 
     All .dat files together are one data set, named like their folder.
 
@@ -131,7 +131,7 @@ def open_for(encoder: Encoder, paths: Sequence[str], options: Any) -> PairData:
 
 
 def as_json(model: str | Path, data_sets: Sequence[DataSet], more: Mapping[str, Any]) -> str:
-    """The size of the checkpoint, costs, scores by data set and encoder, and `more` that is not empty, as JSON."""
+    """The size of the checkpoint, costs, scores by data set and encoder, and what is not empty of `more`, as JSON."""
     figures = {"model": str(model), "bytes": size_of(Path(model)), "encoders": costs(data_sets)}
     figures |= {"data": {data.name: data.scores for data in data_sets}, **{name: value for name, value in more.items() if value}}
     return json.dumps(without_nan(figures), indent=2, allow_nan=False)

@@ -9,14 +9,14 @@ A judge needs this file and `model.bin`, nothing else; it imports torch and the 
 
 Six architectures share one form: pooling, then a head, then scaling to unit length.
 
-    hybrid      the default. Each head of dimensions mixes attention and mean pooling by a learned share; then a
-                projection and a residual MLP. It starts as mean pooling. With `context_layers`, transformer layers
-                read the tokens too.
+    hybrid      the default. Each head, a group of dimensions, mixes attention and mean pooling by a learned share;
+                then a projection and a residual MLP. Training can start it as mean pooling. With `context_layers`,
+                transformer layers read the tokens too.
     published   the recipe this project started from: tokens projected to 128, 0.7 attention + 0.3 mean pooling,
                 projected to 256.
     gated       a typical challenge entry: attention and mean of the raw tokens, LayerNorm, an MLP, and a linear path
                 beside it through a learned gate. Starts random.
-    projection  mean pooling and one linear layer to any width, started orthogonal.
+    projection  mean pooling and one linear layer to any width, initialised orthogonally.
     twin        the published network for small embeddings: mean pooling, then a narrowing MLP. Starts random.
     mean        mean pooling, no parameters: the baseline.
 """
@@ -118,7 +118,7 @@ class SentenceEncoder(nn.Module):
             lengths: `(B,)`, if known: finding them takes two passes over the tokens.
 
         Returns:
-            `(B, output_dim)`, unit length. A sentence of padding only gets a unit vector too, always the same one.
+            `(B, output_dim)`, unit length. An all-padding sentence gets a unit vector too, always the same.
         """
         return self.project(self.pool(tokens, lengths))
 
@@ -277,7 +277,7 @@ class ContextPooling(nn.Module):
 class TransformerLayer(nn.Module):
     """Attention between tokens, then an MLP, each added to its input; both normalise what they read.
 
-    torch's own layer, exported to ONNX, takes one length of sentences only.
+    Exported to ONNX, torch's own layer accepts one sentence length only.
 
     Source: Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, pre-LN.
     """
@@ -479,7 +479,7 @@ def unit_length(vectors: Tensor) -> Tensor:
 
 
 def are_safe(norms: Tensor) -> bool:
-    """Whether all norms `(B, 1)` are such that squares neither vanish nor overflow; False off the CPU, where to look would wait."""
+    """Whether all norms `(B, 1)` are such that squares neither vanish nor overflow; False off the CPU, where looking would wait."""
     if norms.device.type != "cpu" or not len(norms):
         return False
     shortest, longest = norms.detach().aminmax()

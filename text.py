@@ -172,7 +172,7 @@ class TextEncoder:
         """Split the similarity of two sentences into shares of their tokens; see evaluation/token_parts.py.
 
         Raises:
-            InputError: if a sentence is not a string or has no tokens, or the encoder cannot tell them apart.
+            InputError: if a sentence is not a string or has no tokens, or the encoder gives no token states.
         """
         sides = []
         for number, ids in enumerate(self.engine.tokenize(_as_list([first, second]))[0], start=1):

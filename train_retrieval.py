@@ -8,7 +8,7 @@ Examples:
     python train_retrieval.py --dataset questions.tsv --evaluate model.bin
     python train_retrieval.py --dataset scifact --evaluate model.bin
 
-The dataset is pairs of sentences: labelled, both matching and not, or without labels, all matching, also with negatives.
+The dataset holds sentence pairs: labelled, some matching and some not; or unlabelled, all matching, with or without negatives.
 Held-out validation and test pairs share no sentence with the training pairs. Scores mean pooling, mines hard negatives,
 trains, and scores the encoder. --evaluate also takes a folder in BEIR's layout.
 """

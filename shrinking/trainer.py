@@ -27,13 +27,13 @@ class Settings:
 
     Attributes:
         text_epochs: passes over the unlabelled text.
-        text_learning_rate: the peak there.
-        text_batch: sentences per batch there.
+        text_learning_rate: peak learning rate on the text.
+        text_batch: sentences per batch of text.
         pair_epochs: passes over the labelled pairs.
-        pair_learning_rate: the peak there.
-        pair_batch: pairs per batch there.
+        pair_learning_rate: peak learning rate on the pairs.
+        pair_batch: pairs per batch of pairs.
         pair_text: unlabelled sentences added to each batch of pairs.
-        token_weight: of the squared error of each token's last hidden state, over its mean square.
+        token_weight: of the squared error of the tokens' last hidden states, relative to their mean square.
         sentence_weight: of 1 - cosine with the target of each sentence.
         label_weight: of the squared error between the cosine of a pair and label / 5.
         seed: of all random choices.
