@@ -195,7 +195,7 @@ def killed(place: Path, rows: int, kills: int) -> str:
     contents = [{path.name: path.read_bytes() for path in (place / name).glob("[!.]*")} for name in ("killed", "undisturbed")]
     if contents[0] != contents[1]:
         raise RuntimeError("a killed run wrote other bytes")
-    return f"{rows:,} sentences, killed {hit} times at work: every row once, in the bytes of an undisturbed run.\n"
+    return f"{rows:,} sentences, killed {hit} times while running: every row once, byte for byte as in an uninterrupted run.\n"
 
 
 def searched(place: Path, rows: int) -> str:

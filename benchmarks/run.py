@@ -47,7 +47,7 @@ def main() -> None:
     """Command line."""
     parser = make_parser("benchmarks/run.py", __doc__)
     parser.add_argument("--stsb", default="stores/stsb", help="folder with train.store, dev.store, test.store")
-    parser.add_argument("--model", default="model.bin", help="the default encoder")
+    parser.add_argument("--model", default="model.bin", help="the encoder to measure")
     parser.add_argument("--judge", help="a Python with torch 2.3.0, to measure inference there too")
     parser.add_argument("--out", default="results/speed.md", help="Markdown file for the tables")
     parser.add_argument("--only", choices=tuple(SECTIONS), help="measure one section again and keep the others of --out")

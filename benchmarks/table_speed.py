@@ -100,7 +100,7 @@ def run(n_rows: int = 1_000_000, repeats: int = 3) -> str:
             parts.append(markdown((*header, "peak memory, MB"), cells))
     parts.append(
         f"datasets and pandas only load the rows; this project also checks each and finds columns and scale. Its {2 * n_rows:,} "
-        f"sentences are {size / 1e6:,.0f} MB of text, and each takes Python 65 bytes more.\n"
+        f"sentences are {size / 1e6:,.0f} MB of text, and Python adds 65 bytes to each.\n"
     )
     strings = (size + 2 * n_rows * 65) / 1e6  # with their references in two lists
     return "\n".join([*parts, goal("peak memory as a multiple of these strings", memory[ours] / strings, 1.5, at_most=True)])

@@ -13,7 +13,7 @@ from text import TextEncoder
 from tokens.backbone import source_of
 
 SENTENCES = 640
-THEIRS, OURS = "the backbone's own `encode`, sentence-transformers", "**`TextEncoder.encode`, the default encoder**"
+THEIRS, OURS = "the backbone's own `encode`, sentence-transformers", "**`TextEncoder.encode`, model.bin**"
 
 
 def encode_functions(model: str, sentences: Sequence[str], batch_size: int) -> dict[str, Callable[[], object]]:
