@@ -6,7 +6,8 @@ Examples:
     python teacher.py --out teacher --resume      resume a stopped run
     python train.py --preset imitation --data train.csv --validation dev.csv --teacher small teacher
 
-The text of the pairs must be known: a table, a store made from one, or .dat files with the sentences. The trained encoder works without the teacher. STS-B takes about five minutes on two cores.
+The text of the pairs must be known: a table, a store made from one, or .dat files with the sentences. The
+trained encoder works without the teacher. STS-B takes about five minutes on two cores.
 """
 
 from __future__ import annotations
