@@ -30,6 +30,7 @@ from tokens.text_store import default_store, text_store
 from tokens.token_store import TokenStore, is_store, open_store, unpack_json
 
 DATA = Path(__file__).parent / "data"
+NO_LABELS = "the pairs have no labels, expected a column of similarities, such as score"
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ class PairData:
         Raises:
             InputError: if the text is not known.
         """
-        return TextPairs(self.sentences_of(self.first), self.sentences_of(self.second), self.labels)
+        sides = self.sentences_of(self.first), self.sentences_of(self.second)
+        return TextPairs(*sides, self.labels, has_labels=self.has_labels)
 
     def sentences_of(self, numbers: np.ndarray) -> list[str]:
         """The text of sentences by their numbers `(n,)`.
@@ -193,6 +195,18 @@ def open_text(
     return pairs
 
 
+def open_labelled_text(paths: Sequence[str | os.PathLike[str]], **settings: Any) -> TextPairs:
+    """Like `open_text`, with labels.
+
+    Raises:
+        InputError: also if the pairs have no labels.
+    """
+    pairs = open_text(paths, **settings)
+    if not pairs.has_labels:
+        raise InputError(NO_LABELS, path=paths[0])
+    return pairs
+
+
 def store_folder(paths: Sequence[str | os.PathLike[str]], cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Where token stores of these files go: `cache_dir` if given, else next to them, in their folder, or in `stores/`."""
     path = Path(paths[0])
@@ -238,7 +252,7 @@ def split_by_groups(pairs: PairData, fraction: float, seed: int) -> tuple[PairDa
     if n_groups < max(2, round(1 / fraction)):
         raise InputError(
             f"cannot set aside {fraction:.0%} of {len(pairs)} pairs: they share too many sentences and form only {n_groups} "
-            "groups; give separate validation pairs with --validation"
+            "groups; give more pairs, or separate validation pairs"
         )
     # GroupKFold balances the parts and breaks ties by group number: numbering the groups at random makes it random.
     numbers = np.random.default_rng(seed).permutation(n_groups)[groups]

@@ -32,7 +32,7 @@ from common.devices import choose_device
 from common.errors import InputError
 from common.files import absolute_if_exists, size_of
 from common.starter import STARTER_DEV
-from data import open_text
+from data import open_labelled_text
 from evaluation.metrics import spearman
 from evaluation.scores import METRICS, Scores, cosines, score_embeddings, score_table
 from model import mean_pooling
@@ -46,9 +46,10 @@ from shrinking.vocabulary import choose_tokens, cut_vocabulary
 from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, Backbone
 from tokens.sentence_files import SentenceFiles, sample
 from tokens.text_pairs import TextPairs, add_read_arguments, read_options
+from tokens.token_store import short_hash
 from training.reports import write_metrics
 from training.resume import SavedRun, arguments_to_save, with_saved_arguments
-from training.teacher_folder import read_teacher, save_teacher
+from training.teacher_folder import identity_of_teacher, read_teacher, save_teacher
 from training.whole_encoder import WholeEncoder
 
 SAVE_SECONDS = 300.0
@@ -169,7 +170,8 @@ def open_inputs(options: Namespace) -> Inputs:
     """Open all text, and check that there is something to learn."""
     reading = read_options(options)
     parts = {
-        name: open_text(paths, options=reading) if (paths := options[name]) else None for name in ("data", "validation", "test")
+        name: open_labelled_text(paths, options=reading) if (paths := options[name]) else None
+        for name in ("data", "validation", "test")
     }
     if parts["data"] is not None and len(parts["data"]) < options.pair_batch:
         raise InputError(f"{len(parts['data'])} training pairs, expected at least --pair_batch {options.pair_batch}")
@@ -191,8 +193,9 @@ def edits(options: Namespace) -> tuple[int, int]:
 
 def identity_of(options: Namespace, inputs: Inputs) -> dict[str, Any]:
     """Everything that must be the same when a run resumes."""
-    names = ("backbone", "layers", "intermediate_size", "vocabulary", "train_words", "max_length", "teacher", "device", "float32")
+    names = ("backbone", "layers", "intermediate_size", "vocabulary", "train_words", "max_length", "device", "float32")
     identity = {name: options[name] for name in names} | asdict(settings_among(options, Settings))
+    identity["teacher"] = [short_hash(identity_of_teacher(Path(teacher))) for teacher in options.teacher or []]
     identity["relu"] = options.relu or None  # as in runs from before there was this option
     identity["text"] = inputs.text.identity if inputs.text else None
     for name, pairs in (("training pairs", inputs.training), ("validation pairs", inputs.validation)):
@@ -277,7 +280,7 @@ def report(options: Namespace, inputs: Inputs, student: WholeEncoder, before: Ma
     if student.model.config.num_hidden_layers:  # so that more can be cut from it
         origin = {name: facts[name] for name in ("backbone", "layers", "teachers", "data")}
         origin["scores"] = {part: dict([next(iter(own.items()))]) for part, own in scores.items()}
-        save_teacher(folder / "encoder", student, {"set_aside": None, "origin": origin})
+        save_teacher(folder / "encoder", student, {"origin": origin})
     agreement = spearman(cosines(*in_small["validation"]), cosines(*in_float["validation"]))
     metrics = {
         **facts,

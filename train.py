@@ -73,7 +73,7 @@ def main() -> None:
             run = open_run(recipe, options, device)
         torch.set_num_threads(options.threads)  # only now: a backbone that encodes text uses all cores
         saved.identity = identity_of_run(recipe, run.training, run.validation, device.type)
-        if options.resume and (summary := saved.finished()):
+        if options.resume and (summary := saved.finished(run.out)):
             print(f"The run in {folder}/ is finished: {summary}")
         else:
             result = train(run, device, saved, options.resume)
@@ -152,6 +152,10 @@ def open_run(recipe: Recipe, options: Any, device: torch.device) -> Run:
             raise InputError(f"all {len(part)} {name} pairs have the label {part.labels[0]:g} (of 0 to 5), expected different ones")
         if part.tokens.dim != training.tokens.dim:
             raise InputError(f"{name} tokens have {part.tokens.dim} dimensions, expected {training.tokens.dim} as in training")
+        for key in ("backbone", "layers"):
+            found, expected = part.tokens.description.get(key), training.tokens.description.get(key)
+            if found and expected and found != expected:
+                raise InputError(f"{name} tokens are of {key} {found}, expected {expected} as in training")
     set_aside = split_from = None
     if validation is None:
         split_from = training.identity()

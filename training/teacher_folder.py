@@ -65,6 +65,11 @@ def load_teacher(folder: Path, *, bfloat16: bool = False, device: str = "cpu") -
     return WholeEncoder(backbone, bfloat16=bfloat16)
 
 
+def identity_of_teacher(folder: Path) -> dict[str, Any]:
+    """What changes when the weights in a teacher's folder do."""
+    return identity_of(folder / (GRAPH if _is_small(folder) else WEIGHTS))
+
+
 def teacher_embeddings(
     folder: Path,
     sentences: Sequence[str] | SentenceFiles,
@@ -87,9 +92,8 @@ def teacher_embeddings(
     Raises:
         InputError: if the folder holds no teacher or is damaged, or the cache is not writable.
     """
-    is_small = _is_small(folder)
-    description: dict[str, Any] = {"teacher": identity_of(folder / (GRAPH if is_small else WEIGHTS)), "sentences": identity}
-    description |= {"bfloat16": True} if bfloat16 and not is_small else {}
+    description: dict[str, Any] = {"teacher": identity_of_teacher(folder), "sentences": identity}
+    description |= {"bfloat16": True} if bfloat16 and not _is_small(folder) else {}
 
     def write(path: Path) -> None:
         width, encode = _open(folder, bfloat16, device)
@@ -99,7 +103,9 @@ def teacher_embeddings(
             Progress(total=len(sentences), unit="sentence", desc=f"embeddings of {folder.name}") as bar,
         ):
             while part := list(islice(rest, ENCODED_TOGETHER)):
-                for row in encode(part):
+                rows = encode(part)
+                rows[~rows.any(axis=1), 0] = 1  # a store leaves out tokens of zeros, as padding
+                for row in rows:
                     writer.append(row[None])
                 bar.update(len(part))
             writer.finish({}, description)

@@ -239,3 +239,13 @@ def test_an_encoder_for_other_layers_is_refused(tiny_bert, pair_file, tmp_path):
                 check_fits(load_encoder(tmp_path / "model.bin"), open_pairs([f"{pair_file}.store"]))
         else:
             check_fits(load_encoder(tmp_path / "model.bin"), open_pairs([f"{pair_file}.store"]))
+
+
+def test_training_and_validation_tokens_of_other_layers_are_refused(tiny_bert, pair_file, run_here):
+    stores = []
+    for layers in ("0,-1", "1,-1"):
+        stores.append(pair_file.with_name(f"{layers}.store"))
+        text_store(pair_file, BackboneSettings(str(tiny_bert), layers), store_path=stores[-1])
+    out = ("--out", pair_file.with_name("model.bin"), "--run_dir", pair_file.with_name("run"))
+    message = last_line(run_here("train.py", "--data", stores[0], "--validation", stores[1], *out))
+    assert "validation tokens are of layers 1,-1, expected 0,-1 as in training" in message

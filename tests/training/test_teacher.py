@@ -217,6 +217,23 @@ def test_embeddings_in_half_precision_are_cached_apart(folder, tmp_path):
     np.testing.assert_allclose(rounded, exact, atol=0.05)
 
 
+def test_a_sentence_of_zeros_keeps_its_row(folder, tmp_path, monkeypatch):
+    rows = np.eye(3, 16, dtype=np.float32)
+    rows[1] = 0
+    monkeypatch.setattr("training.teacher_folder._open", lambda *_: (16, lambda sentences: rows.copy()))
+    embeddings = teacher_embeddings(folder, SENTENCES[:3], cache=tmp_path, identity="these")
+    assert embeddings.shape == (3, 16) and np.array_equal(embeddings[[0, 2]], rows[[0, 2]])
+
+
+def test_pairs_without_labels_are_refused_from_a_table_and_from_its_store(tiny_bert, tmp_path, run_here):
+    (tmp_path / "pairs.tsv").write_text("anchor\tpositive\n" + "the cat sat\ta dog\n" * 40)
+    text_store(tmp_path / "pairs.tsv", BackboneSettings(str(tiny_bert), "-1"))
+    for name in ("pairs.tsv", "pairs.tsv.store"):
+        files = ("--data", tmp_path / name, "--validation", tmp_path / name)
+        for command in (("teacher.py", "--out", tmp_path / "teacher"), ("shrink.py", "--run_dir", tmp_path / "run")):
+            assert f"{name}: the pairs have no labels" in last_line(run_here(*command, "--backbone", tiny_bert, *files))
+
+
 @pytest.mark.parametrize("precision", ["int8", "float32"])
 def test_a_small_encoder_is_a_teacher_as_well(tiny_bert, pairs, tmp_path, precision):
     """The same backbone, fine-tuned and as a small encoder, teaches the same, up to rounding to int8."""
