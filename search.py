@@ -31,6 +31,8 @@ def main() -> None:
     parser.add_argument("--model", help="the model that encoded the corpus, if it was moved")
     parser.add_argument("--out", help="also write the results here, as JSON lines")
     options = parser.parse_args()
+    if not all(query.strip() for query in options.queries):
+        raise InputError("the question is empty, expected a sentence")
     if bool(options.queries) == (options.duplicates is not None):
         raise InputError("expected a question, or --duplicates with a cosine such as 0.9")
     out = output_file(options.out) if options.out else None

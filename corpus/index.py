@@ -25,6 +25,7 @@ DESCRIPTION = "corpus.json"
 FORMATS = ("npy", "parquet")
 PRECISIONS = ("float32", "float16", "int8", "bits")
 VERSION = 1
+ONE_THREAD = {"use_threads": False, "pre_buffer": False}  # for pyarrow, whose threads may abort the process as it ends
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ class CorpusFolder:
 
     def _parquet(self, number: int, columns: list[str]) -> Any:
         contents = io.BytesIO(self._path(number).read_bytes())
-        return import_pyarrow("pyarrow.parquet").read_table(contents, columns=columns)
+        return import_pyarrow("pyarrow.parquet").read_table(contents, columns=columns, **ONE_THREAD)
 
     @contextmanager
     def _reading(self, number: int) -> Iterator[None]:
@@ -229,7 +230,10 @@ class CorpusFolder:
             return signs / np.float32(np.sqrt(self.plan.width))
         if self.plan.precision == "int8":
             return from_int8(codes, np.array(self.plan.value_range, dtype=np.float32))
-        return codes.astype(np.float32, copy=False)
+        vectors = codes.astype(np.float32, copy=False)
+        if self.plan.precision == "float16":
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=np.finfo(np.float32).tiny)
+        return vectors
 
 
 def _short(value: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from common.errors import InputError
 from common.yaml_files import read_yaml
 from studies.tables import Row, run_row
+from tokens.token_store import short_hash
 from training.recipe import LossTerm, Phase, Recipe, dotted
 
 
@@ -57,12 +58,14 @@ def _data_of(run: Mapping[str, Any]) -> str:
 
 
 def _data_names(runs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """A name for each different data: the layers of its tokens, with the source if that is not enough."""
+    """A name for each different data: the layers of its tokens, with the source and a hash as far as needed."""
     by_data = {_data_of(run): run for run in runs}
     names = {data: str(run["tokens"].get("layers") or run["tokens"].get("source")) for data, run in by_data.items()}
     sources = {data: run.get("data", {}).get("training", {}).get("tokens", {}).get("source") for data, run in by_data.items()}
     known = list(names.values())
-    return {data: name if known.count(name) == 1 else f"{name} of {sources[data]}" for data, name in names.items()}
+    names = {data: name if known.count(name) == 1 else f"{name} of {sources[data]}" for data, name in names.items()}
+    known = list(names.values())
+    return {data: name if known.count(name) == 1 else f"{name} ({short_hash(data)[:4]})" for data, name in names.items()}
 
 
 def _with_differences(recipes: Mapping[Path, str]) -> dict[Path, str]:

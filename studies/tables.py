@@ -73,7 +73,8 @@ def _names(who: str, columns: Iterable[tuple[str, str]]) -> list[str]:
 
 def _cells(rows: Sequence[Row], who: str, columns: Iterable[tuple[str, str]]) -> list[str]:
     names = _names(who, columns)
-    return [mean_and_deviation([row[name] for row in rows]) if name in rows[0] else "" for name in names]
+    known = [[row[name] for row in rows if name in row] for name in names]
+    return [mean_and_deviation(values) if values else "" for values in known]
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:

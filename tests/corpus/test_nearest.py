@@ -56,6 +56,13 @@ def test_cosines_mean_what_they_say_in_every_precision(tmp_path, precision, tole
     assert abs((cosines[:, 0] - wanted).mean()) < tolerance / 4 and np.abs(cosines[:, 0] - wanted).max() < 2 * tolerance
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_identical_sentences_are_duplicates_in_every_precision(tmp_path, precision):
+    vectors = np.tile(random_vectors(300, 384), (2, 1))
+    groups = corpus_of(tmp_path / "corpus", vectors, 100, precision=precision).duplicates(1.0)
+    assert sorted(map(sorted, groups)) == [[row, row + 300] for row in range(300)]
+
+
 def test_faiss_finds_nearly_the_same_and_its_index_is_kept(tmp_path):
     pytest.importorskip("faiss")
     vectors, queries = random_vectors(5000, 16), random_vectors(50, 16, seed=1)
@@ -116,6 +123,7 @@ def test_bad_input_is_one_clear_line(tiny_small, tmp_path, run_here):
     corpus = corpus_of(tmp_path / "corpus", random_vectors(5), 2)
     for arguments, message in (
         ([], "expected a question"),
+        ([" "], "the question is empty"),
         (["--duplicates", "2"], "expected a cosine"),
         (["cat"], "not the model"),
     ):

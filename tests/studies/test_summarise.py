@@ -88,6 +88,25 @@ def test_seeds_that_parted_validation_from_the_same_pairs_are_seeds(tmp_path, ru
     ]
 
 
+def test_files_of_one_name_are_not_averaged_and_some_runs_may_have_no_test(tmp_path, run_here):
+    for number, name in enumerate(("a", "a", "b")):
+        write_run(tmp_path / f"{number}", "default", "2,-1", 0.85 + number / 100, number)
+        path = tmp_path / f"{number}" / "metrics.json"
+        run = json.loads(path.read_text())
+        run["data"] = {
+            part: {"identity": f"{part} {name}", "tokens": {"source": "train.csv"}} for part in ("training", "validation")
+        }
+        if number == 1:
+            del run["test"]
+        path.write_text(json.dumps(run))
+    done = run_here("summarise.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
+    ours = {row[0]: row[2:] for row in rows if row[1] == "default"}
+    assert sorted(cells[-1] for cells in ours.values()) == ["1", "2"] and len(ours) == 2
+    assert all(name.startswith("2,-1 of train.csv (") for name in ours)
+
+
 def test_folders_without_runs(tmp_path, run_here):
     assert "no metrics.json" in last_line(run_here("summarise.py", tmp_path))
     (tmp_path / "metrics.json").write_text("{")
