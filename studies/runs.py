@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
+from common.files import write_text_atomically
 from common.progress import Progress
 from common.yaml_files import describe_field_error, read_yaml
 
 ROOT = Path(__file__).parent.parent
+OPTIONS = "options.txt"  # of a run, in its folder
 STUDY_KEYS = ("command", "options", "out", "seeds", "scores", "figure", "report", "data", "arms")
 ARM_KEYS = ("options", "grid", "seeds")
 
@@ -52,8 +54,21 @@ class Run:
         return ", ".join([self.arm, *(f"{field} {value}" for field, value in self.settings.items())])
 
     def is_done(self) -> bool:
-        """Whether the run is finished."""
-        return (self.folder / "metrics.json").exists()
+        """Whether the run is finished.
+
+        Raises:
+            InputError: if it is, with other options than it has now.
+        """
+        if not (self.folder / "metrics.json").exists():
+            return False
+        path = self.folder / OPTIONS
+        if path.exists() and path.read_text(encoding="utf-8") != self.command_line():  # earlier versions left no options
+            raise InputError("a run with other options than the study's now; delete this folder to run it again", path=self.folder)
+        return True
+
+    def command_line(self) -> str:
+        """The command with its options, as kept in the run's folder; paths as the study gives them."""
+        return shlex.join([self.command, *self.options]) + "\n"
 
     def metrics(self) -> dict[str, Any]:
         """The contents of metrics.json."""
@@ -126,7 +141,7 @@ def run_all(runs: Sequence[Run], workers: int) -> None:
     """Run what is not done yet, `workers` at a time, each on one thread.
 
     Raises:
-        InputError: if a run fails; its output is in its folder.
+        InputError: if a run fails, its output is in its folder; or if one was made with other options.
     """
     if workers < 1:
         raise InputError(f"--workers is {workers}, expected 1 or more")
@@ -143,6 +158,7 @@ def run_all(runs: Sequence[Run], workers: int) -> None:
 
 def _execute(run: Run) -> Run:
     run.folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(run.folder / OPTIONS, run.command_line())
     log = run.folder / "log.txt"
     places = ("--run_dir", str(run.folder), "--out", str(run.folder / "model.bin"))
     with log.open("wb") as file:

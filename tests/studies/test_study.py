@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from conftest import last_line, run_script, store_parts
 
 from common.errors import InputError
-from studies.runs import read_study
+from studies.runs import read_study, run_all
 from studies.tables import summary_table
 
 SMALL = "--encoder.output_dim 8 --encoder.heads 4 --phases.contrastive.epochs 0 --phases.graded.epochs 1"
@@ -67,6 +68,31 @@ def test_runs_are_made_once_and_summed_up(study, tmp_path, monkeypatch, run_here
     assert "3 of 4 runs" in partial.stdout
     assert "4 of 4 runs" in run_here("study.py", study, "--results", tmp_path / "results").stdout
     assert os.stat(done).st_mtime_ns == before and missing.exists()
+
+
+def test_a_run_with_other_options_is_refused_and_one_without_record_is_done(study, tmp_path, monkeypatch, run_here):
+    def finish(command, **_):
+        (Path(command[command.index("--run_dir") + 1]) / "metrics.json").write_text("{}")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("studies.runs.subprocess.run", finish)
+    run_all(read_study(study).runs, 1)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    runs = read_study(study).runs
+    assert all(run.is_done() for run in runs)
+    study.write_text(study.read_text().replace(f"plain: {SMALL}", f"plain: {SMALL} --batch_size 8"))
+    changed = [run for run in read_study(study).runs if run.arm == "plain"]
+    for run in changed:
+        with pytest.raises(InputError, match=f"^{run.folder}: a run with other options"):
+            run.is_done()
+    for extra in ([], ["--no_runs"]):
+        done = run_here("study.py", study, "--results", tmp_path / "results", *extra)
+        assert "a run with other options than the study's now; delete this folder" in last_line(done)
+    for run in changed:
+        (run.folder / "options.txt").unlink()  # as runs of earlier versions
+    assert all(run.is_done() for run in read_study(study).runs)
 
 
 def test_a_run_that_fails_is_named_with_its_last_line(study, tmp_path):
