@@ -16,18 +16,22 @@ from studies.tables import BASELINE, ENCODER, TITLES, Row
 
 
 def draw_scores(path: Path, rows: Sequence[Row], scores: Sequence[str]) -> None:
-    """Test scores as PNG: a panel per data set and score, a line per encoder with a point per seed and a bar at their mean."""
+    """Scores as PNG: a panel per data set and score, a line per encoder with a point per seed and a bar at their mean.
+
+    They are those on test, or on validation if some run was not scored on test.
+    """
     panels = [(data, score) for data in dict.fromkeys(row["data"] for row in rows) for score in scores]
     names = list(dict.fromkeys(row["encoder"] for row in rows))
+    part = "test" if all(f"test {ENCODER} {score}" in row for row in rows for score in scores) else "validation"
     figure = Figure(figsize=(2.5 + 2.3 * len(panels), 1.3 + 0.34 * len(names)), layout="constrained")
     for axes, (data, score) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
         on_data = [row for row in rows if row["data"] == data]
-        baseline = on_data[0][f"test {BASELINE} {score}"]
-        values = [[row[f"test {ENCODER} {score}"] for row in on_data if row["encoder"] == name] for name in names]
+        baseline = on_data[0][f"{part} {BASELINE} {score}"]
+        values = [[row[f"{part} {ENCODER} {score}"] for row in on_data if row["encoder"] == name] for name in names]
         _draw_panel(axes, values, baseline)
         axes.set_title(f"{TITLES[score]}, {data}\nmean pooling {baseline:.3f}", fontsize=9)
         axes.set_yticks(range(len(names)), names)
-    figure.supxlabel("on the test part; dashed: mean pooling, red: below it", fontsize=9)
+    figure.supxlabel(f"on the {part} part; dashed: mean pooling, red: below it", fontsize=9)
     write_figure_atomically(path, figure)
 
 

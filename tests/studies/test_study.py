@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import last_line, run_script, store_parts
+from matplotlib.figure import Figure
 
 from common.errors import InputError
+from studies.figures import draw_scores
 from studies.runs import read_study, run_all
-from studies.tables import summary_table
+from studies.tables import run_row, summary_table
 
 SMALL = "--encoder.output_dim 8 --encoder.heads 4 --phases.contrastive.epochs 0 --phases.graded.epochs 1"
 HEAD = """command: train.py
@@ -136,6 +138,16 @@ def _number(value: str) -> str | int | float:
         except ValueError:
             pass
     return value
+
+
+@pytest.mark.parametrize(("tests", "part"), [((1, 1), "test"), ((1, 0), "validation"), ((0, 0), "validation")])
+def test_the_figure_shows_validation_where_not_every_run_has_a_test_part(tmp_path, monkeypatch, tests, part):
+    drawn: list[Figure] = []
+    monkeypatch.setattr("studies.figures.write_figure_atomically", lambda path, figure: drawn.append(figure))
+    scores = {"mean pooling": {"spearman": 0.5}, "encoder": {"spearman": 0.6}}
+    rows = [run_row("x", "a", seed, {"validation": scores} | ({"test": scores} if has else {})) for seed, has in enumerate(tests)]
+    draw_scores(tmp_path / "a.png", rows, ["spearman"])
+    assert drawn[0].get_supxlabel().startswith(f"on the {part} part")
 
 
 @pytest.mark.parametrize(("other", "shown"), [(0.862657, "0.8626"), (0.8826, "0.8726 ± 0.0141")])
