@@ -176,7 +176,8 @@ def ranking(
     Args:
         first, second: `(B, K)`, unit length.
         labels: `(B,)`, 0 to 5; used only with `min_label`.
-        guide: `(2B + B N, G)`, unit length, first sentences, then second sentences, then negatives.
+        guide: `(2B + B N, G)`, unit length, first sentences, then second sentences, then negatives; without those, `(2B, G)`,
+            no negative is masked.
         negatives: `(B, N, K)`, unit length, N per pair.
         scale: multiplies the cosines; higher values weight the hardest negatives more.
         symmetric: rank first sentences for each second sentence too, and average both losses.
@@ -189,7 +190,9 @@ def ranking(
     forward, backward = scale * first @ documents.T, scale * second @ first.T
     if guide is not None:
         guide_similarity = guide[:n] @ guide[n:].T
-        forward = forward.masked_fill(guide_similarity > guide_similarity.gather(1, own[:, None]), -torch.inf)
+        false_negative = guide_similarity > guide_similarity.gather(1, own[:, None])
+        unknown = len(documents) - false_negative.shape[1]  # negatives that the guide has not embedded
+        forward = forward.masked_fill(F.pad(false_negative, (0, unknown)), -torch.inf)
         backward = backward.masked_fill((guide_similarity[:, :n] > guide_similarity[own, own]).T, -torch.inf)
     if not is_positive.any():
         return (first * second).sum() * 0

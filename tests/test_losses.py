@@ -168,11 +168,13 @@ def test_ranking_agrees_with_sentence_transformers(batch, n_negatives, symmetric
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_ranking_with_a_guide_and_labels_agrees_with_slow_obvious_code(batch, symmetric):
+@pytest.mark.parametrize("guided_negatives", [0, 2])
+def test_ranking_with_a_guide_and_labels_agrees_with_slow_obvious_code(batch, guided_negatives, symmetric):
+    """The guide has embedded the negatives, or none of them."""
     first, second, labels = batch
     negatives = negatives_of(first, 2)
     n, documents = len(first), torch.cat([second, *negatives])
-    guide = F.normalize(torch.randn(n + len(documents), 7, dtype=torch.float64), dim=1)
+    guide = F.normalize(torch.randn((2 + guided_negatives) * n, 7, dtype=torch.float64), dim=1)
     losses = []
     for queries, others, mine, theirs in (
         (first, documents, guide[:n], guide[n:]),
@@ -180,7 +182,7 @@ def test_ranking_with_a_guide_and_labels_agrees_with_slow_obvious_code(batch, sy
     )[: 1 + symmetric]:
         for i in range(n):
             if labels[i] >= 2:
-                kept = [j for j in range(len(others)) if not mine[i] @ theirs[j] > mine[i] @ theirs[i]]
+                kept = [j for j in range(len(others)) if j >= len(theirs) or not mine[i] @ theirs[j] > mine[i] @ theirs[i]]
                 total = sum(math.exp(10 * queries[i] @ others[j]) for j in kept)
                 losses.append(math.log(total) - 10 * float(queries[i] @ others[i]))
     loss = ranking(first, second, labels, guide, negatives=negatives, scale=10, min_label=2, symmetric=symmetric)
