@@ -19,7 +19,7 @@ from evaluation.scores import METRICS, score_table
 from model import EncoderConfig, SentenceEncoder, mean_pooling
 from retrieval.beir import evaluate_beir, is_beir
 from retrieval.mining import BASELINE, MiningConfig, add_hard_negatives, baseline_or_checkpoint, match_note
-from retrieval.scores import RetrievalScores, find_documents, score_retrieval
+from retrieval.scores import TITLES, RetrievalScores, find_documents, score_retrieval
 from tokens.text_pairs import ReadOptions
 from training.recipe import LossTerm, Phase, Recipe, check_recipe
 from training.reports import data_facts, draw_history, write_history, write_metrics
@@ -27,7 +27,6 @@ from training.resume import SavedRun, identity_of_run
 from training.trainer import Trainer, TrainingResult
 
 MATCH, NO_MATCH = 5.0, 0.0  # labels in training
-TITLES = {"mrr": "MRR@10", "recall": "recall@10", "ndcg": "nDCG@10", "average_precision": "average precision"}
 
 
 @dataclass

@@ -15,6 +15,7 @@ from evaluation.metrics import average_precision, ndcg, recall, reciprocal_rank
 from tokens.token_store import TokenStore
 
 QUERY_CHUNK = 512
+TITLES = {"mrr": "MRR@10", "recall": "recall@10", "ndcg": "nDCG@10", "average_precision": "average precision"}
 
 
 @dataclass(frozen=True)

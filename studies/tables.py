@@ -11,15 +11,10 @@ from common.files import write_csv_atomically
 from common.text_tables import markdown
 from evaluation.comparison import BASELINE, ENCODER
 from evaluation.scores import METRICS
+from retrieval.scores import TITLES as RETRIEVAL_TITLES
 
 PARTS = ("validation", "test")
-TITLES = {
-    **METRICS,
-    "mae": "MAE",
-    "recall": "recall@10",
-    "ndcg": "nDCG@10",
-    "average_precision": "average precision",
-}
+TITLES = {**METRICS, "mae": "MAE", **RETRIEVAL_TITLES}
 
 Row = dict[str, Any]
 
