@@ -262,12 +262,7 @@ def add_hard_negatives(
     documents = find_documents(pairs.tokens, pairs, match_label)
     used = np.unique(documents.document_of[np.concatenate([pairs.first, pairs.second])])
     given_documents = documents.document_of[given]
-    documents = replace(
-        documents,
-        sentences=documents.sentences[used],
-        document_of=np.searchsorted(used, documents.document_of),  # meaningless for sentences of other pairs
-        group=documents.group[used],
-    )
+    documents = documents.only(used)
     anchors, anchor_of = np.unique(documents.document_of[pairs.first], return_inverse=True)
     embeddings = encode(encoder, pairs.tokens, documents.sentences)
     row, column = np.nonzero(np.isin(given_documents, used))

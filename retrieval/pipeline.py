@@ -35,7 +35,7 @@ class Pipeline:
 
     Args:
         dataset: pairs: a table (CSV, TSV, JSON lines, Parquet, hf:NAME), a .store file, .dat files' folder.
-        sample_size: pairs to use, drawn at random; 0 uses all.
+        sample_size: pairs to use, drawn at random; scores then search only their sentences; 0 uses all.
         validation_size: fraction of the pairs for validation.
         test_size: fraction of the pairs for test.
         match_label: pairs with this label or higher match.
@@ -149,12 +149,17 @@ def open_splits(pipeline: Pipeline, reading: ReadOptions | None = None) -> tuple
 
 
 class Scoring:
-    """Scores of encoders on the held-out splits, searching all sentences of the dataset; mean pooling comes first."""
+    """Scores of encoders on the held-out splits, searching all sentences of the dataset; mean pooling comes first.
+
+    Of a sample these are its sentences: matches of the others are not known.
+    """
 
     def __init__(self, dataset: PairData, splits: Mapping[str, PairData]) -> None:
         self.tokens = dataset.tokens
         self.held_out = {name: splits[name] for name in ("validation", "test")}
-        self.documents = find_documents(dataset.tokens, dataset, MATCH)
+        documents = find_documents(dataset.tokens, dataset, MATCH)
+        given = [] if dataset.negatives is None else [dataset.negatives.ravel()]
+        self.documents = documents.only(np.unique(documents.document_of[np.concatenate([dataset.first, dataset.second, *given])]))
         self.scores: dict[str, dict[str, RetrievalScores]] = {name: {} for name in self.held_out}  # by split and encoder
         self.add("mean pooling", mean_pooling(dataset.tokens.dim))
 

@@ -20,17 +20,21 @@ TITLES = {"mrr": "MRR@10", "recall": "recall@10", "ndcg": "nDCG@10", "average_pr
 
 @dataclass(frozen=True)
 class Documents:
-    """The distinct sentences of a token store, and which of them match.
+    """The distinct sentences of a token store, or some of them, and which of them match.
 
     Attributes:
         sentences: `(m,)`, sentence number of each document in the store.
-        document_of: `(n,)`, document number of each sentence in the store.
+        document_of: `(n,)`, document number of each sentence in the store; meaningless for a sentence of no document here.
         group: `(m,)`, equal for documents that match, directly or through others.
     """
 
     sentences: np.ndarray
     document_of: np.ndarray
     group: np.ndarray
+
+    def only(self, used: np.ndarray) -> Documents:
+        """These documents alone, given by their numbers, ascending."""
+        return Documents(self.sentences[used], np.searchsorted(used, self.document_of), self.group[used])
 
     def matches(self, anchors: np.ndarray) -> np.ndarray:
         """All matches of some documents: `(p, 2)`, position in `anchors` and document number, without the anchor itself."""
@@ -88,13 +92,13 @@ def score_retrieval(embeddings: Tensor, pairs: PairData, documents: Documents, m
     queries = np.unique(documents.document_of[pairs.first[is_match]])
     n_relevant = np.bincount(documents.matches(queries)[:, 0], minlength=len(queries))
     queries, n_relevant = queries[n_relevant > 0], n_relevant[n_relevant > 0]  # a sentence may match only its duplicate
-    relevant = np.empty((len(queries), k), dtype=bool)
+    relevant = np.zeros((len(queries), k), dtype=bool)
     for start in range(0, len(queries), QUERY_CHUNK):
         rows = queries[start : start + QUERY_CHUNK]
         cosines = embeddings[rows] @ embeddings.T
         cosines[torch.arange(len(rows)), torch.from_numpy(rows)] = -torch.inf
-        top = cosines.topk(k, dim=1).indices.numpy()
-        relevant[start : start + len(rows)] = documents.group[top] == documents.group[rows, None]
+        top = cosines.topk(min(k, len(embeddings) - 1), dim=1).indices.numpy()
+        relevant[start : start + len(rows), : top.shape[1]] = documents.group[top] == documents.group[rows, None]
     first, second = (embeddings[documents.document_of[side]] for side in (pairs.first, pairs.second))
     return RetrievalScores(
         mrr=reciprocal_rank(relevant),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 
 import numpy as np
@@ -22,6 +22,7 @@ from data import PairData, open_pairs, split_by_groups
 from evaluation.encoding import encode, encode_pairs
 from model import mean_pooling
 from retrieval.mining import MiningConfig, add_hard_negatives
+from retrieval.pipeline import Pipeline, Scoring, open_splits
 from retrieval.scores import find_documents, score_retrieval
 from tokens.text_pairs import read_text_pairs
 from training.trainer import Trainer
@@ -124,6 +125,24 @@ def dataset(questions, tmp_path_factory):
     sentences = [questions.tokens.sentence(i) for i in range(len(questions.tokens))]
     store_pairs(path, sentences, questions.first, questions.second, questions.labels, list(questions.sentences))
     return path
+
+
+@pytest.mark.parametrize(("sample_size", "split_seed"), [(150, 0), (5, 16)])
+def test_a_sample_is_scored_as_a_file_of_its_pairs_alone(questions, dataset, tmp_path, sample_size, split_seed):
+    """Matches among the other pairs are not known; a small sample has fewer sentences than are retrieved."""
+    sizes = {"validation_size": 0.3, "test_size": 0.3}
+    sample, splits = open_splits(Pipeline(str(dataset), sample_size, **sizes, split_seed=split_seed))
+    assert len(sample) == sample_size
+    used, numbers = np.unique([sample.first, sample.second], return_inverse=True)
+    first, second = numbers.reshape(2, -1)
+    store = tmp_path / "sample.store"
+    text = [questions.sentences[i] for i in used]
+    store_pairs(store, [questions.tokens.sentence(i) for i in used], first, second, sample.labels / 5, text)
+    alone, own_splits = open_splits(Pipeline(str(store), **sizes, split_seed=split_seed))
+    found, wanted = Scoring(sample, splits), Scoring(alone, own_splits)
+    for split in ("validation", "test"):
+        ours, theirs = (asdict(scoring.scores[split]["mean pooling"]) for scoring in (found, wanted))
+        assert ours == pytest.approx(theirs, abs=1e-6, nan_ok=True) and 0 < ours["recall"] <= 1
 
 
 def test_the_pipeline_from_one_command(dataset, tmp_path, run_here):
