@@ -14,8 +14,6 @@ from __future__ import annotations
 import csv
 import io
 
-import numpy as np
-
 from common.cli import PAIRS_HELP, make_parser, output_file, run_command
 from common.errors import InputError
 from common.files import write_text_atomically
@@ -40,22 +38,21 @@ def main() -> None:
     pairs = open_pairs(options.data, options=read_options(options))
     if note := match_note(pairs.labels, options.match_label):
         print(note)
-    matching = np.flatnonzero(pairs.labels >= options.match_label)
-    if not len(matching):
+    if not (pairs.labels >= options.match_label).any():
         raise InputError(
             f"no pair has a label of {options.match_label:g} or higher; give a lower --match_label", path=options.data[0]
         )
     encoder = baseline_or_checkpoint(options.model, pairs.tokens.dim, pairs.tokens.description)
-    pairs, mined = add_hard_negatives(encoder, pairs, options.match_label, config, use_faiss=options.faiss)
+    pairs, mined = add_hard_negatives(encoder, pairs, options.match_label, config, use_faiss=options.faiss, matching_only=True)
     text, sentences = pairs.text(), pairs.sentences
     assert sentences is not None and pairs.negatives is not None
     n_negatives = pairs.negatives.shape[1]
     rows = [["anchor", "positive", *(f"negative_{number}" for number in range(1, n_negatives + 1))]]
-    for row in matching:
-        fields = [text.first[row], text.second[row], *(sentences[number] for number in pairs.negatives[row])]
+    for first, second, negatives in zip(text.first, text.second, pairs.negatives, strict=True):
+        fields = [first, second, *(sentences[number] for number in negatives)]
         rows.append([" ".join(field.split()) for field in fields])
     write_text_atomically(out, _as_table(rows))
-    print(f"{mined.report()}\n{options.out}: {len(matching):,} matching pairs, each with {n_negatives} negatives")
+    print(f"{mined.report()}\n{options.out}: {len(pairs):,} matching pairs, each with {n_negatives} negatives")
 
 
 def _as_table(rows: list[list[str]]) -> str:

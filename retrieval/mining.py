@@ -244,7 +244,13 @@ def baseline_or_checkpoint(name: str, dim: int, description: Mapping[str, Any]) 
 
 
 def add_hard_negatives(
-    encoder: SentenceEncoder, pairs: PairData, match_label: float, config: MiningConfig, *, use_faiss: bool = False
+    encoder: SentenceEncoder,
+    pairs: PairData,
+    match_label: float,
+    config: MiningConfig,
+    *,
+    use_faiss: bool = False,
+    matching_only: bool = False,
 ) -> tuple[PairData, HardNegatives]:
     """Add hard negatives to pairs: for each first sentence, similar sentences of the same pairs that do not match it.
 
@@ -257,10 +263,13 @@ def add_hard_negatives(
         match_label: pairs with this label or higher match.
         config: which documents become negatives, and how many are added.
         use_faiss: search with faiss.
+        matching_only: mine for and return the matching pairs alone; sentences of all pairs may become negatives.
     """
-    given = np.empty((len(pairs), 0), np.int64) if pairs.negatives is None else pairs.negatives
     documents = find_documents(pairs.tokens, pairs, match_label)
     used = np.unique(documents.document_of[np.concatenate([pairs.first, pairs.second])])
+    if matching_only:
+        pairs = pairs.select(np.flatnonzero(pairs.labels >= match_label))
+    given = np.empty((len(pairs), 0), np.int64) if pairs.negatives is None else pairs.negatives
     given_documents = documents.document_of[given]
     documents = documents.only(used)
     anchors, anchor_of = np.unique(documents.document_of[pairs.first], return_inverse=True)

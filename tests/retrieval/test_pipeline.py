@@ -116,6 +116,23 @@ def test_given_negatives_stay_first_and_are_not_mined_again(questions):
     assert (topics[both[:, 2:]] != topics[training.first][:, None]).all()
 
 
+def test_negatives_are_mined_for_matching_pairs_alone_from_all_sentences(questions, tmp_path, run_here):
+    pairs = replace(questions, labels=questions.labels * (questions.first % 2))  # half of the first sentences match nothing
+    is_match = pairs.labels == 1
+    every, _ = add_hard_negatives(mean_pooling(DIM), pairs, 1, MiningConfig(2))
+    only, mined = add_hard_negatives(mean_pooling(DIM), pairs, 1, MiningConfig(2), matching_only=True)
+    n_anchors = len(set(only.first))
+    assert np.array_equal(only.first, pairs.first[is_match]) and np.array_equal(only.negatives, every.negatives[is_match])
+    assert len(mined.negatives) == n_anchors < len(set(pairs.first))
+    sentences = [pairs.tokens.sentence(i) for i in range(len(pairs.tokens))]
+    store_pairs(tmp_path / "a.store", sentences, pairs.first, pairs.second, pairs.labels, list(pairs.sentences))
+    out = tmp_path / "a.tsv"
+    done = run_here("mine_negatives.py", "--data", tmp_path / "a.store", "--out", out, "--num_negatives", "2")
+    assert f"{2 * n_anchors:,} negatives for {n_anchors:,} anchors" in done.stdout
+    text = [[pairs.sentences[i] for i in row] for row in np.column_stack([only.first, only.second, only.negatives])]
+    assert [line.split("\t") for line in out.read_text().splitlines()[1:]] == text
+
+
 SMALL = ("--encoder.output_dim", "16", "--encoder.heads", "4", "--encoder.hidden_dim", "16", "--epochs", "3", "--batch_size", "16")
 
 
