@@ -187,12 +187,15 @@ def _best_of(best: np.ndarray, numbers: np.ndarray, cosines: np.ndarray, first: 
 
 
 def _open_faiss(folder: CorpusFolder) -> Any:
-    """An index of cells with one byte per dimension, made once and kept in the folder."""
+    """An index of cells with one byte per dimension, made once and kept in the folder; again if it is damaged."""
     faiss = import_optional("faiss", "faiss is not installed: pip install faiss-cpu, or search with --method exact")
     plan, path = folder.plan, folder.path / "corpus.faiss"
     index: Any
-    if path.exists() and (index := faiss.read_index(str(path))).ntotal == plan.rows:
-        return index
+    try:
+        if path.exists() and (index := faiss.read_index(str(path))).ntotal == plan.rows:
+            return index
+    except RuntimeError:
+        pass  # it is damaged
     cells = max(1, min(int(4 * plan.rows**0.5), plan.rows // 39))  # faiss wants at least 39 rows to learn a cell from
     index = faiss.index_factory(plan.width, f"IVF{cells},SQ8", faiss.METRIC_INNER_PRODUCT)
     index.nprobe = max(32, cells // 16)

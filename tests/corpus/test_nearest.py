@@ -75,6 +75,18 @@ def test_faiss_finds_nearly_the_same_and_its_index_is_kept(tmp_path):
     assert (tmp_path / "corpus" / "corpus.faiss").stat().st_mtime_ns == changed
 
 
+@pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.999])
+def test_a_damaged_faiss_index_is_made_again(tmp_path, share):
+    pytest.importorskip("faiss")
+    vectors, path = random_vectors(500, 16), tmp_path / "corpus" / "corpus.faiss"
+    corpus_of(tmp_path / "corpus", vectors, 100)
+    wanted = Corpus(tmp_path / "corpus", method="faiss").nearest(vectors, 5)[1]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    np.testing.assert_array_equal(Corpus(tmp_path / "corpus", method="faiss").nearest(vectors, 5)[1], wanted)
+    assert path.read_bytes() == whole
+
+
 def test_faiss_with_few_rows_finds_them_all(tmp_path):
     pytest.importorskip("faiss")
     vectors = random_vectors(12)
