@@ -76,7 +76,7 @@ def parse_options() -> Any:
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, mps; small encoders run on the CPU")
     parser.add_argument("--ray", metavar="ADDRESS", help="encode on a Ray cluster: local, auto, or its address; folders are shared")
     options = parser.parse_args()
-    if Path(options.out).absolute().is_relative_to(Path(options.data).absolute()):
+    if Path(options.out).resolve().is_relative_to(Path(options.data).resolve()):
         raise InputError("is inside --data and would be read as part of it; choose another folder", path=options.out)
     if options.ray and options.device != "cpu":
         raise InputError(f"--ray encodes on CPUs, expected no --device {options.device}")

@@ -152,9 +152,12 @@ def test_another_corpus_model_or_setting_is_refused_and_says_what_differs(tiny_s
         options = ["--data", data, "--model", tiny_small, "--part_rows", "64", "--out", tmp_path / "out", *changed]
         assert re.search(message, last_line(run_here("encode.py", *options)))
     assert contents(tmp_path / "out") == before
-    inside = run_here("encode.py", "--data", tmp_path, "--model", tiny_small, "--out", tmp_path / "out")
-    assert "is inside --data" in last_line(inside)
     (tmp_path / "mine").mkdir()
+    for folder, out in ((tmp_path, "out"), (tmp_path / "mine" / "..", "out"), (tmp_path, "mine/../out")):
+        inside = run_here("encode.py", "--data", folder, "--model", tiny_small, "--out", tmp_path / out)
+        assert "is inside --data" in last_line(inside)
+    beside = run_here("encode.py", "--data", tmp_path / "mine", "--model", tiny_small, "--out", tmp_path / "mine" / ".." / "new")
+    assert "is inside --data" not in last_line(beside)
     (tmp_path / "mine" / "letter").write_text("dear")
     assert "holds something else" in last_line(
         run_here("encode.py", "--data", data, "--model", tiny_small, "--out", tmp_path / "mine")
