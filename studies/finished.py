@@ -43,10 +43,12 @@ def read_finished_runs(folders: Iterable[Path]) -> list[Row]:
 
 
 def _mean_spearman(row: Row, rows: Iterable[Row]) -> float:
-    """The Spearman of a row's encoder on its data over seeds, on test if it was scored there."""
-    score = f"{'test' if 'test encoder spearman' in row else 'validation'} encoder spearman"
+    """The Spearman of a row's encoder on its data over seeds, on test if one was scored there."""
     same = [other for other in rows if all(other[key] == row[key] for key in ("data", "encoder"))]
-    return statistics.mean([other.get(score, 0.0) for other in same])  # pairs without labels have none
+    for score in ("test encoder spearman", "validation encoder spearman"):
+        if known := [other[score] for other in same if score in other]:
+            return statistics.mean(known)
+    return 0.0  # pairs without labels have none
 
 
 def _data_of(run: Mapping[str, Any]) -> str:

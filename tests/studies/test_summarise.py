@@ -48,6 +48,15 @@ def test_runs_on_other_data_are_no_seeds_and_runs_of_other_programs_are_left_out
     assert "left out: 1 runs of commands other than train.py" in result.stderr
 
 
+def test_a_seed_without_test_does_not_move_its_encoder_among_the_others(tmp_path, run_here):
+    for name, seed, test in (("published", 0, 0.7), ("default", 0, 0.85), ("default", 1, 0.87)):
+        write_run(tmp_path / f"{name}-{seed}", name, "2,-1", test, seed)
+    path = tmp_path / "default-1" / "metrics.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "test"}))
+    rows = [line.split(" | ") for line in run_here("summarise.py", tmp_path).stdout.splitlines()[3:]]
+    assert [(row[1], row[4]) for row in rows] == [("published", "0.7000"), ("default", "0.8500")]
+
+
 def test_runs_of_one_recipe_with_other_fields_have_rows_that_say_so(tmp_path, run_here):
     for name, epochs, seed, test in (("a", 15, 0, 0.85), ("b", 15, 1, 0.87), ("c", 30, 0, 0.8)):
         write_run(tmp_path / name, "default", "2,-1", test, seed)
