@@ -141,7 +141,8 @@ def _names_and_rows(header: list[str] | None, sample: Sequence[Row]) -> tuple[li
     """The cells that may be names of columns, and all good rows of a sample."""
     rows = [cells for _, cells in sample if not isinstance(cells, BadRow)]
     if not rows:
-        raise ColumnsError("the file has no rows")
+        reason = f"{sample[0][1]}; none of the first {len(sample)} rows can be read" if sample else "the file has no rows"
+        raise ColumnsError(reason)
     return header or [cell if isinstance(cell, str) else "" for cell in rows[0]], rows
 
 

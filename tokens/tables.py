@@ -25,7 +25,7 @@ from common.optional import import_optional
 
 SAMPLE_LINES = 500  # looked at to find delimiter, quotes and columns
 HUB_PREFIX = "hf:"
-GZIP, ZSTD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
+GZIP, ZSTD, PARQUET, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"PK\x03\x04"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 JSON_START = re.compile(r'\s*(\{\s*("|\}|$)|\[\s*("|\[|\{|\]|$|null|-?[\d.eE+-]+\s*,))')  # not "[Music] A song." nor "[1] A note."
 
@@ -272,6 +272,10 @@ def _parquet(path: Path) -> Table:
     return Table(names, rows())
 
 
+def _zip(path: Path) -> list[Table]:
+    raise InputError("is an Excel workbook or another zip file, expected a table; save it as CSV", path=path)
+
+
 def _dataset(source: str) -> Table:
     try:
         import datasets
@@ -319,5 +323,6 @@ def first_rows(table: Table, count: int = SAMPLE_LINES) -> tuple[list[Row], Tabl
 # Whether the first bytes of a file, and the text they are, belong to a format; and its reader. Delimited text is what is left.
 FORMATS: list[tuple[Callable[[bytes, str], bool], Callable[[Path], list[Table]]]] = [
     (lambda start, text: start[:4] == PARQUET, lambda path: [_parquet(path)]),
+    (lambda start, text: start[:4] == ZIP, _zip),
     (lambda start, text: JSON_START.match(text) is not None, lambda path: [_json_lines(path)]),
 ]

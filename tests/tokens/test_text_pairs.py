@@ -176,6 +176,24 @@ def test_files_with_nothing_in_them_or_damaged(content, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (
+            "é,à,1\nè,ç,2\n".encode("cp1252"),
+            r"x:1: not UTF-8 \(byte 1 of the line\); save .*; none of the first 2 rows can be read",
+        ),
+        (b'{\n"sentence1": "a"}\n', r"x:1: not JSON \(.*\), expected an object or array per line; none of the first 2 rows"),
+        (b"PK\x03\x04\x14\x00\n\xff", "x: is an Excel workbook or another zip file, expected a table; save it as CSV"),
+        (b"\n \n", "x:1: the file has no rows"),
+    ],
+)
+def test_a_file_of_bad_rows_alone_says_what_is_wrong_with_the_first(content, message, tmp_path):
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_text_pairs(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
         ("a,b,1\na,b\n", "x:2: 2 columns, expected 3"),
         ("a\tb\t1\na\tb\t2\t3\n", "x:2: 4 columns, expected 3"),
         ('a,b,1\n"a"x,b,2\n', r"x:2: cannot split the row into cells \(',' expected after '\"'\); check its quotes"),
