@@ -134,6 +134,10 @@ def find_columns(
         if columns.width not in (None, len(names)):
             raise ColumnsError(f"the header has {len(names)} columns, the rows have {columns.width}; give each column a name")
         return replace(columns, has_header=True, label_name=_simple(names[label_names[0]]))
+    if _is_header(rows):
+        raise ColumnsError(
+            f"cannot tell which columns are meant: row 1 looks like a header of unknown names ({_numbered(names)}); say {OPTION}"
+        )
     return _columns_by_content(rows, bounds)
 
 
@@ -216,6 +220,14 @@ def _wanted_columns(header: list[str] | None, names: Sequence[str], rows: Sequen
 
 def _is_name(cell: str) -> bool:
     return re.match(r"\s*([-+.,\d]|nan|inf|$)", cell.lower()) is None
+
+
+def _is_header(rows: Sequence[list[Any]]) -> bool:
+    """Whether the first row has a word where all others have a number."""
+    return len(rows) > 1 and any(
+        isinstance(cell, str) and _is_name(cell) and all(position < len(row) and is_number(row[position]) for row in rows[1:])
+        for position, cell in enumerate(rows[0])
+    )
 
 
 def _columns_by_content(rows: Sequence[list[Any]], bounds: tuple[float, float]) -> Columns:

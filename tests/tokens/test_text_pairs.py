@@ -75,6 +75,11 @@ def test_columns_by_name_and_by_number(columns, tmp_path):
         ([["sentence1", "sentence2", "score", "label"], ["a", "b", 1, 1]], "the label could be column 3 or 4"),
         ([["sentence1", "question1", "text2"], ["a", "b", "c"]], "the first could be column 1 or 2"),
         ([["one sentence"]], "cannot tell which columns"),
+        (
+            [["id", "title", "body", "stars"], [7, "a b", "c d", 4], [8, "e f", "g h", 2]],
+            r"x\.csv:1: cannot tell .* row 1 looks like a header .* \(1 'id', 2 'title', 3 'body', 4 'stars'\); say",
+        ),
+        ([["foo", "bar", "baz"], ["a b", "c d", 4], ["e f", "g h", 2]], "row 1 looks like a header"),
     ],
 )
 def test_two_ways_or_none_show_the_first_row_and_the_option(rows, message, tmp_path):
