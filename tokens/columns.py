@@ -125,6 +125,8 @@ def find_columns(
         return _wanted_columns(header, names, rows, wanted)
     named = _named_columns(names)
     if named:
+        if named["label"] is None:
+            _refuse_unnamed_labels(names, rows if header else rows[1:], named, bounds)
         return Columns(**named, has_header=header is None, width=len(names))
     if header is not None:
         raise ColumnsError(f"no column is called as a sentence is ({_numbered(names)}); say {OPTION}")
@@ -175,6 +177,24 @@ def _named_columns(names: Sequence[str]) -> dict[str, Any] | None:
         "label_name": "" if label is None else _simple(names[label]),
         "negatives": [position for position, name in enumerate(names) if NEGATIVE.fullmatch(_simple(name))],
     }
+
+
+def _refuse_unnamed_labels(
+    names: Sequence[str], rows: Sequence[list[Any]], named: dict[str, Any], bounds: tuple[float, float]
+) -> None:
+    """Numbers that may be labels are not left out only because their column's name is unknown; different whole ones are ids."""
+    roles = [("first", named["first"]), ("second", named["second"]), *(("negative", position) for position in named["negatives"])]
+    option = "--columns " + ",".join(f"{role}={names[position]}" for role, position in roles)
+    used = [position for _, position in roles]
+    for position, name in enumerate(names):
+        cells = [row[position] for row in rows if position < len(row)]
+        if position in used or not cells or not all(_is_label(cell, bounds) for cell in cells):
+            continue
+        if len(set(cells)) < len(cells) or not all(re.fullmatch(r"\s*-?\d+\s*", str(cell)) for cell in cells):
+            raise ColumnsError(
+                f"column {position + 1} {name[:24]!r} holds numbers, but its name is unknown; "
+                f"if they are labels say {option},label={position + 1}, if not {option}"
+            )
 
 
 def _wanted_positions(

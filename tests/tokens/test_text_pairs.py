@@ -89,6 +89,37 @@ def test_two_ways_or_none_show_the_first_row_and_the_option(rows, message, tmp_p
     assert "--columns first=..,second=..,label=.." in str(caught.value)
 
 
+def as_json_lines(rows):
+    return "".join(json.dumps(dict(zip(rows[0], row, strict=True))) + "\n" for row in rows[1:])
+
+
+@pytest.mark.parametrize("make", [rows_as, as_json_lines])
+def test_numbers_under_an_unknown_name_are_not_silently_left_out(make, tmp_path):
+    names = ["text_a", "text_b", "negative", "sim"]
+    rows = [[*pair, "None.", label] for pair, label in zip(PAIRS, GRADED, strict=True)]
+    (tmp_path / "x").write_text(make([names, *rows]))
+    without = "--columns first=text_a,second=text_b,negative=negative"
+    message = (
+        f"x:1: column 4 'sim' holds numbers, but its name is unknown; if they are labels say {without},label=4, if not {without}"
+    )
+    with pytest.raises(InputError) as caught:
+        read_text_pairs(tmp_path / "x")
+    assert str(caught.value) == f"{tmp_path}/{message}"
+    columns = without.removeprefix("--columns ")
+    unlabelled = read_text_pairs(tmp_path / "x", ReadOptions(columns=columns))
+    assert (unlabelled.first, unlabelled.has_labels, unlabelled.negatives[0]) == (FIRST, False, ["None."])
+    for label in ("4", "sim"):
+        labelled = read_text_pairs(tmp_path / "x", ReadOptions(columns=f"{columns},label={label}"))
+        np.testing.assert_allclose(labelled.labels, GRADED)
+
+
+@pytest.mark.parametrize("numbers", [[0, 1, 2], [10, 20, 20], [0.5, 9, 1], ["01", "02", "01"], [1, "x", 1], [1, "", 1]])
+def test_other_numbers_beside_two_sentences_are_left_out(numbers, tmp_path):
+    rows = [["anchor", "positive", "sim"], *([f"a {i}", f"b {i}", number] for i, number in enumerate(numbers))]
+    (tmp_path / "x.csv").write_text(rows_as(rows))
+    assert not read_text_pairs(tmp_path / "x.csv").has_labels
+
+
 @pytest.mark.parametrize(
     ("labels", "name", "expected", "why"),
     [
