@@ -27,6 +27,7 @@ SAMPLE_LINES = 500  # looked at to find delimiter, quotes and columns
 HUB_PREFIX = "hf:"
 GZIP, ZSTD, PARQUET, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"PK\x03\x04"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
+JSON_ARRAY_START = re.compile(r"\s*\[\s*\{")
 JSON_START = re.compile(r'\s*(\{\s*("|\}|$)|\[\s*("|\[|\{|\]|$|null|-?[\d.eE+-]+\s*,))')  # not "[Music] A song." nor "[1] A note."
 
 
@@ -43,7 +44,7 @@ class Table:
 
     Attributes:
         header: names of the columns, if the format has them; delimited text may have a header as its first row instead.
-        rows: numbers of lines (of rows in Parquet and datasets), from 1, and cells.
+        rows: numbers of lines (of rows in Parquet, datasets and JSON arrays), from 1, and cells.
     """
 
     header: list[str] | None
@@ -240,6 +241,22 @@ def _json_lines(path: Path) -> Table:
     return Table(header, rows(text_lines(path)))
 
 
+def _json_array(path: Path) -> Table:
+    """One JSON array of objects, read at once; the first object names the columns."""
+    lines = []
+    for number, line in text_lines(path):
+        if isinstance(line, BadRow):
+            raise InputError(line, path=path, line=number)
+        lines.append(line)
+    try:
+        records = json.loads("".join(lines))
+    except (ValueError, RecursionError) as error:
+        reason, number = getattr(error, "msg", "too deeply nested"), getattr(error, "lineno", 1)
+        raise InputError(f"not JSON ({reason}), expected one array of objects", path=path, line=number) from error
+    header = [str(name) for name in records[0]]
+    return Table(header, ((number, _cells(record, header)) for number, record in enumerate(records, start=1)))
+
+
 def _cells(record: Any, header: list[str] | None) -> list[Any] | BadRow:
     if isinstance(record, BadRow):
         return record
@@ -324,5 +341,6 @@ def first_rows(table: Table, count: int = SAMPLE_LINES) -> tuple[list[Row], Tabl
 FORMATS: list[tuple[Callable[[bytes, str], bool], Callable[[Path], list[Table]]]] = [
     (lambda start, text: start[:4] == PARQUET, lambda path: [_parquet(path)]),
     (lambda start, text: start[:4] == ZIP, _zip),
+    (lambda start, text: JSON_ARRAY_START.match(text) is not None, lambda path: [_json_array(path)]),
     (lambda start, text: JSON_START.match(text) is not None, lambda path: [_json_lines(path)]),
 ]

@@ -227,7 +227,7 @@ class DelimitedTables(Tables):
 
 
 class JsonTables(Tables):
-    """JSON lines: objects or arrays."""
+    """JSON lines, objects or arrays, and one array of objects."""
 
     def write(self, rng: random.Random, table: dict[str, list[Any]]) -> bytes:
         rows: list[Any] = [list(row) for row in zip(*table.values(), strict=True)]
@@ -235,7 +235,10 @@ class JsonTables(Tables):
             rows = [dict(zip(table, row, strict=True)) for row in rows]
             rows[1:] = [dict(rng.sample(list(row.items()), len(row))) for row in rows[1:]]
         ascii_only = rng.random() < 0.5
-        text = "".join(json.dumps(row, ensure_ascii=ascii_only) + "\n" for row in rows)
+        if self.has_header and rng.random() < 0.3:
+            text = json.dumps(rows, ensure_ascii=ascii_only, indent=rng.choice((None, 2)))
+        else:
+            text = "".join(json.dumps(row, ensure_ascii=ascii_only) + "\n" for row in rows)
         return text.encode(rng.choice(("utf-8", "utf-8", "utf-8-sig", "utf-16")))
 
     def damage(self, rng: random.Random, good: bytes) -> bytes:
@@ -243,6 +246,10 @@ class JsonTables(Tables):
 
     def ways(self, content: bytes) -> Iterator[Way]:
         yield from DelimitedTables().ways(content)  # a damaged first row may look like text
+        with suppress(ValueError):
+            array = json.loads(decode(content))
+            if isinstance(array, list) and array and all(isinstance(record, dict) for record in array):
+                yield list(array[0]), [[record.get(name) for name in array[0]] for record in array]
         lines = without_blank_ends(decode(content).split("\n"), str)
         records = [json.loads(line) for line in lines]
         if isinstance(records[0], dict):

@@ -101,6 +101,15 @@ def json_lines() -> str:
     return "".join(json.dumps(dict(zip(keys, (*pair, GRADED[i] / 5), strict=True))) + "\n" for i, pair in enumerate(PAIRS))
 
 
+def json_array() -> str:
+    keys = ("sentence1", "sentence2", "score")
+    return json.dumps([dict(zip(keys, (*pair, GRADED[i] / 5), strict=True)) for i, pair in enumerate(PAIRS)])
+
+
+def pretty_json_array() -> str:
+    return json.dumps(json.loads(json_array()), indent=4) + "\n"
+
+
 def semicolons() -> str:
     """Another order of the columns, decimal commas."""
     header = ["score", "sentence2", "sentence1"]
@@ -132,6 +141,8 @@ TEXT_FORMS: dict[str, tuple[str, Callable[[], str], list[float] | None]] = {
     "anchor and positive": ("pairs.csv", pairs_only, None),
     "anchor, positive, negatives": ("tuples.csv", tuples, None),
     "JSON lines": ("pairs.jsonl", json_lines, GRADED),
+    "one JSON array": ("pairs.json", json_array, GRADED),
+    "one JSON array over many lines": ("pretty.json", pretty_json_array, GRADED),
     "semicolons and decimal commas": ("excel.csv", semicolons, GRADED),
     "three columns": ("plain.csv", plain, GRADED),
 }

@@ -198,6 +198,20 @@ def test_json_rows_of_another_kind_and_missing_fields(tmp_path):
     assert read_text_pairs(tmp_path / "y.jsonl").second == SECOND
 
 
+def test_rows_of_one_json_array_are_numbered_and_damage_has_its_line(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text('[{"sentence1": "a", "sentence2": "b"},\n\n {"sentence2": "c"}, [1]]')
+    with pytest.raises(InputError, match=r"x\.json:2: column 1 is empty.*2 bad rows.*line 3: not a JSON object, expected one"):
+        read_text_pairs(path)
+    assert len(read_text_pairs(path, ReadOptions(skip_bad_rows=True))) == 1
+    path.write_text('[\n{"sentence1": "a", "sentence2": "b"},\n{"sentence1" ')
+    with pytest.raises(InputError, match=r"x\.json:3: not JSON \(Expecting ':' delimiter\), expected one array of objects"):
+        read_text_pairs(path)
+    path.write_bytes(b'[{"sentence1": "a",\n"sentence2": "\xff"}]')
+    with pytest.raises(InputError, match=r"x\.json:2: not UTF-8 \(byte 15 of the line\)"):
+        read_text_pairs(path)
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"\n\n", b"sentence1,sentence2,score\n", b"\x1f\x8b\x00", b"PAR1nothing", b"\xff\xfea", b"\x28\xb5\x2f\xfd\x00"],
