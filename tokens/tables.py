@@ -131,7 +131,8 @@ def _peek(file: BinaryIO) -> bytes:
 
 def _delimited(path: Path) -> list[Table]:
     """A table per dialect that gives the sample two columns or more, those with the most regular rows first; else one column."""
-    sample = [line for _, line in islice(text_lines(path), SAMPLE_LINES)]
+    first = _first_line(path)
+    sample = [line for _, line in islice(text_lines(path), first - 1, first - 1 + SAMPLE_LINES)]
     text = [line for line in sample if not isinstance(line, BadRow)]
     regular: dict[tuple[str, bool], float] = {}
     for dialect in (("\t", False), ("\t", True), (",", True), (";", True)):
@@ -148,7 +149,13 @@ def _delimited(path: Path) -> list[Table]:
         regular[",", True] = 1.0
     best = max(regular.values(), default=0.0)
     dialects = [dialect for dialect, share in regular.items() if share == best] or [("\t", False)]
-    return [Table(None, _delimited_rows(path, *dialect)) for dialect in dialects]
+    return [Table(None, _delimited_rows(path, first, *dialect)) for dialect in dialects]
+
+
+def _first_line(path: Path) -> int:
+    """The line on which rows begin: 2 after Excel's line that names the delimiter, such as sep=;."""
+    line = next((line for _, line in text_lines(path)), "")
+    return 2 if re.fullmatch(r"sep=[^\r\n]\r?\n?", line, re.IGNORECASE) else 1
 
 
 def _quotes_cells(lines: Sequence[str]) -> bool:
@@ -176,9 +183,9 @@ def _split(lines: Iterable[str], delimiter: str, quoted: bool) -> Iterator[list[
     return (line.rstrip("\r\n").split(delimiter) for line in lines)
 
 
-def _delimited_rows(path: Path, delimiter: str, quoted: bool) -> Iterator[Row]:
-    """Rows of delimited text; a blank line between others is a bad row, blank lines at the end are none."""
-    lines = text_lines(path)
+def _delimited_rows(path: Path, start: int, delimiter: str, quoted: bool) -> Iterator[Row]:
+    """Rows of delimited text from a line on; a blank line between others is a bad row, blank lines at the end are none."""
+    lines = islice(text_lines(path), start - 1, None)
     last, undecodable = 0, {}
 
     def decoded() -> Iterator[str]:
@@ -189,7 +196,6 @@ def _delimited_rows(path: Path, delimiter: str, quoted: bool) -> Iterator[Row]:
             yield "\n" if isinstance(line, BadRow) else line
 
     blank: list[int] = []
-    start = 1
     try:
         for cells in _split(decoded(), delimiter, quoted):
             bad = None

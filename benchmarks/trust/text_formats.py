@@ -203,7 +203,8 @@ class DelimitedTables(Tables):
             csv.writer(
                 text, delimiter=delimiter, lineterminator=ends, quoting=csv.QUOTE_ALL if all_quoted else csv.QUOTE_MINIMAL
             ).writerows(rows)
-        return text.getvalue().encode(rng.choice(("utf-8", "utf-8", "utf-8-sig", "utf-16")))
+        excel = rng.choice(("", "", "", f"sep={delimiter}\n"))
+        return (excel + text.getvalue()).encode(rng.choice(("utf-8", "utf-8", "utf-8-sig", "utf-16")))
 
     def damage(self, rng: random.Random, good: bytes) -> bytes:
         content = damage(rng, good, b",;\t\n")
@@ -214,6 +215,8 @@ class DelimitedTables(Tables):
 
     def ways(self, content: bytes) -> Iterator[Way]:
         text = decode(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)
+        start, _, rest = text.partition("\n")
+        text = rest if start[:4].lower() == "sep=" and len(start.removesuffix("\r")) == 5 else text
         for delimiter, is_quoted in (("\t", False), ("\t", True), (",", True), (";", True)):
             with suppress(ValueError):
                 rows = (

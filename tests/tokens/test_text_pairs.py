@@ -277,6 +277,15 @@ def test_text_in_brackets_is_no_json_and_json_in_utf16_is(tmp_path):
     assert read_text_pairs(tmp_path / "x").second == ["c d"]
 
 
+@pytest.mark.parametrize("line", ["sep=;\n", "SEP=;\r\n"])
+def test_the_line_in_which_excel_names_the_delimiter_is_no_row(line, tmp_path):
+    content = line + "sentence1;sentence2;score\na;b;3,5\nc;d;huh\n"
+    (tmp_path / "x.csv").write_text(content, encoding="utf-8-sig", newline="")
+    assert read_text_pairs(tmp_path / "x.csv", ReadOptions(skip_bad_rows=True)).labels.tolist() == [3.5]
+    with pytest.raises(InputError, match=r"x\.csv:4: label 'huh' is not a number"):
+        read_text_pairs(tmp_path / "x.csv")
+
+
 def test_commas_of_prose_are_no_columns(tmp_path):
     (tmp_path / "x").write_text("3,5;Oh, a cat;A dog\n1,25;So, a bird;A fish\n")
     pairs = read_text_pairs(tmp_path / "x")
