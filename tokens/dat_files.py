@@ -123,6 +123,8 @@ def read_dat_files(
         InputError: if a file is missing, ambiguous or malformed, or files differ in length or disagree on a label.
     """
     files = find_dat_files(paths)
+    if files.sentences:
+        _check_sentences(files.sentences)
     options = ReadOptions(columns="first=1,second=2,label=3", label_range=(0, MAX_LABEL))
     text = read_text_pairs(files.sentences, options) if files.sentences else None
     labels = text.labels if text else None
@@ -148,6 +150,16 @@ def read_dat_files(
             path=files.second,
         )
     return first, second, labels, text
+
+
+def _check_sentences(path: Path) -> None:
+    number, row = next(read_lines(path))
+    if row.count(b"\t") < 2:
+        raise InputError(
+            "2 columns, expected 3 separated by tabs: two sentences and a label, also beside a file of labels",
+            path=path,
+            line=number,
+        )
 
 
 def _check_rows(path: Path, rows: int, other: Path | None, expected: int) -> None:

@@ -295,6 +295,13 @@ def test_no_labels_at_all(challenge):
         open_pairs([challenge])
 
 
+def test_sentences_without_labels_beside_a_file_of_labels(challenge):
+    path = challenge / "sentences.dat"
+    path.write_text("".join(line.rpartition("\t")[0] + "\n" for line in path.read_text().splitlines()))
+    with pytest.raises(InputError, match=r"sentences\.dat:1: 2 columns, expected 3 separated by tabs: two sentences and a label"):
+        open_pairs([challenge])
+
+
 def test_a_file_of_another_kind(tmp_path):
     (tmp_path / "x.dat").write_text("Dear diary,\n")
     with pytest.raises(InputError, match=r"x.dat:1: not one of the challenge's files"):
