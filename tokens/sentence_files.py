@@ -11,6 +11,7 @@ import numpy as np
 
 from common.errors import InputError
 from tokens.lines import decode
+from tokens.tables import GZIP, ZIP, ZSTD
 
 BLOCK = 256  # lines that are read together
 POOL = 32  # blocks that are shuffled together
@@ -37,7 +38,8 @@ class SentenceFiles:
                 raise InputError("no such file, expected a text file with one sentence a line", path=path)
             place = count = 0
             with path.open("rb") as file:
-                if file.read(2) in (b"\x1f\x8b", b"PK", b"(\xb5"):
+                magic = file.read(4)
+                if magic.startswith(GZIP) or magic in (ZSTD, ZIP):
                     raise InputError("is compressed, expected a text file with one sentence a line; unpack it first", path=path)
                 file.seek(0)
                 for number, line in enumerate(file, start=1):

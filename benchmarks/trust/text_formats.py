@@ -377,7 +377,7 @@ class Sentences(Reader):
         return list(SentenceFiles([path]))
 
     def expected(self, content: bytes) -> Any:
-        if content[:2] in (b"\x1f\x8b", b"PK", b"(\xb5"):
+        if content[:2] == b"\x1f\x8b" or content[:4] in (b"PK\x03\x04", b"(\xb5/\xfd"):
             raise ValueError("compressed")
         lines = [line.decode("utf-8").strip() for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
         if not any(lines):

@@ -55,6 +55,8 @@ def test_the_order_is_mixed_and_the_identity_is_that_of_the_contents(tmp_path):
         (b" \n\n", "text.txt: no sentences, expected one a line"),
         (b"one\ntwo \xff\n", r"text.txt:2: not UTF-8 \(byte 5 of the line\)"),
         (b"\x1f\x8b\x08", "text.txt: is compressed, expected a text file"),
+        (b"PK\x03\x04\x14", "text.txt: is compressed, expected a text file"),
+        (b"(\xb5/\xfd\x04", "text.txt: is compressed, expected a text file"),
     ],
 )
 def test_bad_files_are_one_clear_line(tmp_path, content, message):
@@ -62,3 +64,8 @@ def test_bad_files_are_one_clear_line(tmp_path, content, message):
         (tmp_path / "text.txt").write_bytes(content)
     with pytest.raises(InputError, match=message):
         SentenceFiles([tmp_path / "text.txt"])
+
+
+def test_text_that_begins_as_the_name_of_a_format_is_text(tmp_path):
+    (tmp_path / "text.txt").write_text("PKK fighters left.\n")
+    assert list(SentenceFiles([tmp_path / "text.txt"])) == ["PKK fighters left."]
