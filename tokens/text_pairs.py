@@ -41,7 +41,9 @@ class ReadOptions:
 def add_read_arguments(parser: ArgumentParser) -> None:
     """Add the options of `ReadOptions`."""
     parser.add_argument("--columns", help="columns of tables, by name or number: first=NAME,second=NAME,label=NAME,negative=NAME")
-    parser.add_argument("--label_range", metavar="LOW,HIGH", help="scale of the labels in tables, such as 1,5")
+    parser.add_argument(
+        "--label_range", metavar="LOW,HIGH", help="scale of the labels in tables, such as 1,5; with = below 0: --label_range=-1,1"
+    )
     parser.add_argument("--skip_bad_rows", action="store_true", help="leave out bad rows of tables and count them")
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from forms import BINARY, FIRST, GRADED, NEGATIVES, PAIRS, SECOND, TEXT_FORMS, compressed, parquet, plain, rows_as, tabs, write_form
 
+from common.cli import make_parser
 from common.errors import InputError
-from tokens.text_pairs import ReadOptions, read_text_pairs
+from tokens.text_pairs import ReadOptions, add_read_arguments, read_options, read_text_pairs
 
 
 @pytest.mark.parametrize("name", TEXT_FORMS)
@@ -154,6 +155,13 @@ def test_another_scale_by_its_option_and_labels_that_contradict(tmp_path):
         InputError, match=r"x\.csv:4: label 4 does not fit the others, which are taken as -1 to 1 because some are below"
     ):
         read_text_pairs(tmp_path / "x.csv")
+
+
+def test_the_help_says_how_to_write_a_range_below_0():
+    parser = make_parser("x.py", "")
+    add_read_arguments(parser)
+    assert "with = below 0: --label_range=-1,1" in " ".join(parser.format_help().split())
+    assert read_options(parser.parse_args(["--label_range=-1,1"])).label_range == (-1, 1)
 
 
 def test_bad_rows_are_counted_and_the_first_five_listed(tmp_path):
