@@ -21,7 +21,7 @@ class SentenceFiles:
     """The sentences of text files; blank lines are skipped.
 
     Attributes:
-        identity: a hash of the files' contents.
+        identity: a hash of the sentences.
     """
 
     def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
@@ -43,11 +43,12 @@ class SentenceFiles:
                     raise InputError("is compressed, expected a text file with one sentence a line; unpack it first", path=path)
                 file.seek(0)
                 for number, line in enumerate(file, start=1):
-                    contents.update(line)
                     if (number - 1) % BLOCK == 0:
                         self._blocks.append((path, place, number))
                         self._counts.append(0)
-                    self._counts[-1] += bool(_sentence(line, path, number))
+                    if sentence := _sentence(line, path, number):
+                        contents.update(f"{sentence}\n".encode())
+                        self._counts[-1] += 1
                     count += 1
                     place += len(line)
         self.identity = contents.hexdigest()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -34,6 +36,24 @@ def test_every_sentence_is_read_once_with_its_number(tmp_path_factory, files, bl
         again = [own for _, own in sentences.shuffled(np.random.default_rng(0))]
         assert [sentence for own in again for sentence in own] == [sentence for _, sentence in seen]
         assert max(map(len, again)) <= block * pool
+
+
+def test_the_identity_is_that_of_the_sentences(tmp_path):
+    contents = {
+        "whole": "A.\nB.\nC.\n",
+        "start": "A.\nB.",
+        "rest": "C.\n",
+        "other": "A.\nB.C.\n",
+        "loose": "\ufeff A. \r\n\nB.\r\nC.",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content.encode())
+    identity = SentenceFiles([tmp_path / "whole"]).identity
+    assert (
+        identity == SentenceFiles([tmp_path / "start", tmp_path / "rest"]).identity == SentenceFiles([tmp_path / "loose"]).identity
+    )
+    assert identity != SentenceFiles([tmp_path / "other"]).identity
+    assert identity == hashlib.blake2b(b"A.\nB.\nC.\n", digest_size=16).hexdigest()  # plain files keep that of their bytes
 
 
 def test_the_order_is_mixed_and_the_identity_is_that_of_the_contents(tmp_path):
