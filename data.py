@@ -30,7 +30,6 @@ from tokens.text_store import default_store, text_store
 from tokens.token_store import TokenStore, is_store, open_store, unpack_json
 
 DATA = Path(__file__).parent / "data"
-NO_LABELS = "the pairs have no labels, expected a column of similarities, such as score"
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ def open_text(
     options: ReadOptions | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> TextPairs:
-    """Open sentence pairs as text; unlike `open_pairs` it encodes nothing.
+    """Open labelled sentence pairs as text; unlike `open_pairs` it encodes nothing.
 
     Args:
         paths: as in `open_pairs`.
@@ -185,26 +184,22 @@ def open_text(
         cache_dir: as in `open_pairs`, for `.dat` files.
 
     Raises:
-        InputError: if something is missing, damaged or contradictory, or the text is not known.
+        InputError: if something is missing, damaged or contradictory, the text is not known, or there are no labels.
     """
     path = Path(paths[0])
     if len(paths) > 1 or (path.is_dir() and not is_saved_dataset(path)) or (path.is_file() and is_store(path)):
-        return open_pairs(paths, options=options, cache_dir=cache_dir).text()
-    pairs = read_text_pairs(paths[0], options or ReadOptions())
-    _say(path, pairs.scale, f"{pairs.skipped:,} bad rows left out" if pairs.skipped else "")
+        pairs = open_pairs(paths, options=options, cache_dir=cache_dir).text()
+    else:
+        pairs = read_text_pairs(paths[0], options or ReadOptions())
+        _say(path, pairs.scale, f"{pairs.skipped:,} bad rows left out" if pairs.skipped else "")
+    check_labelled(pairs, paths[0])
     return pairs
 
 
-def open_labelled_text(paths: Sequence[str | os.PathLike[str]], **settings: Any) -> TextPairs:
-    """Like `open_text`, with labels.
-
-    Raises:
-        InputError: also if the pairs have no labels.
-    """
-    pairs = open_text(paths, **settings)
+def check_labelled(pairs: PairData | TextPairs, path: str | os.PathLike[str]) -> None:
+    """Raise InputError if pairs, opened from `path`, have no labels."""
     if not pairs.has_labels:
-        raise InputError(NO_LABELS, path=paths[0])
-    return pairs
+        raise InputError("the pairs have no labels, expected a column of similarities, such as score", path=path)
 
 
 def store_folder(paths: Sequence[str | os.PathLike[str]], cache_dir: str | os.PathLike[str] | None = None) -> Path:

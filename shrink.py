@@ -32,7 +32,7 @@ from common.devices import choose_device
 from common.errors import InputError
 from common.files import absolute_if_exists, size_of
 from common.starter import STARTER_DEV
-from data import open_labelled_text
+from data import open_text
 from evaluation.metrics import spearman
 from evaluation.scores import METRICS, Scores, cosines, score_embeddings, score_table
 from model import mean_pooling
@@ -170,8 +170,7 @@ def open_inputs(options: Namespace) -> Inputs:
     """Open all text, and check that there is something to learn."""
     reading = read_options(options)
     parts = {
-        name: open_labelled_text(paths, options=reading) if (paths := options[name]) else None
-        for name in ("data", "validation", "test")
+        name: open_text(paths, options=reading) if (paths := options[name]) else None for name in ("data", "validation", "test")
     }
     if parts["data"] is not None and len(parts["data"]) < options.pair_batch:
         raise InputError(f"{len(parts['data'])} training pairs, expected at least --pair_batch {options.pair_batch}")

@@ -23,7 +23,7 @@ from common.cli import PAIRS_HELP, command_to_resume, make_parser, output_folder
 from common.devices import choose_device
 from common.errors import InputError
 from common.files import absolute_if_exists
-from data import NO_LABELS, open_labelled_text, open_pairs, split_by_groups
+from data import check_labelled, open_pairs, open_text, split_by_groups
 from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, Backbone
 from tokens.text_pairs import TextPairs, add_read_arguments, read_options
 from training.recipe import Recipe
@@ -106,13 +106,12 @@ def open_parts(options: Namespace) -> tuple[TextPairs, TextPairs, dict[str, floa
     reading, set_aside = read_options(options), None
     if options.validation:
         training, validation = (
-            open_labelled_text(paths, options=reading, cache_dir=options.cache_dir) for paths in (options.data, options.validation)
+            open_text(paths, options=reading, cache_dir=options.cache_dir) for paths in (options.data, options.validation)
         )
     else:  # the part that train.py sets aside, which opens pairs with their tokens
         set_aside = {"fraction": Recipe.validation_fraction, "seed": options.seed}
         pairs = open_pairs(options.data, options=reading, cache_dir=options.cache_dir)
-        if not pairs.has_labels:
-            raise InputError(NO_LABELS, path=options.data[0])
+        check_labelled(pairs, options.data[0])
         training, validation = (part.text() for part in split_by_groups(pairs, Recipe.validation_fraction, options.seed))
     if len(training) < options.batch_size:
         raise InputError(f"{len(training)} training pairs, expected at least one batch of {options.batch_size}")

@@ -28,6 +28,7 @@ from common.devices import choose_device
 from common.errors import InputError
 from common.starter import STARTER_DEV, STARTER_TEST, STARTER_TRAIN
 from data import DATA, PairData, open_pairs, split_by_groups, store_folder
+from evaluation.encoding import difference_of_tokens
 from evaluation.scores import METRICS, Scores, score, score_table, selection_metric
 from model import mean_pooling
 from tokens.dat_files import list_dat_files
@@ -152,10 +153,9 @@ def open_run(recipe: Recipe, options: Any, device: torch.device) -> Run:
             raise InputError(f"all {len(part)} {name} pairs have the label {part.labels[0]:g} (of 0 to 5), expected different ones")
         if part.tokens.dim != training.tokens.dim:
             raise InputError(f"{name} tokens have {part.tokens.dim} dimensions, expected {training.tokens.dim} as in training")
-        for key in ("backbone", "layers"):
-            found, expected = part.tokens.description.get(key), training.tokens.description.get(key)
-            if found and expected and found != expected:
-                raise InputError(f"{name} tokens are of {key} {found}, expected {expected} as in training")
+        if difference := difference_of_tokens(training.tokens.description, part.tokens.description):
+            what, expected, found = difference
+            raise InputError(f"{name} tokens are {'of ' if what else ''}{what}{found}, expected {expected} as in training")
     set_aside = split_from = None
     if validation is None:
         split_from = training.identity()

@@ -18,7 +18,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import write_atomically, write_text_atomically
-from evaluation.quantization import from_int8, to_bits, to_int8
+from evaluation.quantization import from_int8, to_bits, to_int8, unit_length
 from tokens.tables import import_pyarrow
 
 DESCRIPTION = "corpus.json"
@@ -230,10 +230,9 @@ class CorpusFolder:
             return signs / np.float32(np.sqrt(self.plan.width))
         if self.plan.precision == "int8":
             return from_int8(codes, np.array(self.plan.value_range, dtype=np.float32))
-        vectors = codes.astype(np.float32, copy=False)
         if self.plan.precision == "float16":
-            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=np.finfo(np.float32).tiny)
-        return vectors
+            return unit_length(codes.astype(np.float32))
+        return codes
 
 
 def _short(value: Any) -> str:

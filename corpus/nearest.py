@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -191,11 +192,9 @@ def _open_faiss(folder: CorpusFolder) -> Any:
     faiss = import_optional("faiss", "faiss is not installed: pip install faiss-cpu, or search with --method exact")
     plan, path = folder.plan, folder.path / "corpus.faiss"
     index: Any
-    try:
+    with suppress(RuntimeError):  # it is damaged
         if path.exists() and (index := faiss.read_index(str(path))).ntotal == plan.rows:
             return index
-    except RuntimeError:
-        pass  # it is damaged
     cells = max(1, min(int(4 * plan.rows**0.5), plan.rows // 39))  # faiss wants at least 39 rows to learn a cell from
     index = faiss.index_factory(plan.width, f"IVF{cells},SQ8", faiss.METRIC_INNER_PRODUCT)
     index.nprobe = max(32, cells // 16)

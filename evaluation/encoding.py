@@ -86,16 +86,24 @@ def check_tokens(encoder: SentenceEncoder, dim: int, description: Mapping[str, A
             f"the encoder takes token embeddings {encoder.config.input_dim} wide, {found} {dim}; prepare them with "
             "the backbone and layers it was trained on"
         )
-    for name, expected in encoder.tokens_from.items():
-        actual = description.get(name)
-        if expected is not None and actual is not None and actual != expected:
-            raise InputError(f"the encoder was trained on tokens of {name} {expected}, {found} {name} {actual}")
-    if encoder.tokens_from.get("backbone") and description.get("backbone"):
-        expected, actual = (
-            "sentence embeddings (--pooled)" if tokens.get("pooled") else "tokens" for tokens in (encoder.tokens_from, description)
-        )
-        if actual != expected:
-            raise InputError(f"the encoder was trained on {expected}, {found} {actual}")
+    if difference := difference_of_tokens(encoder.tokens_from, description):
+        what, expected, actual = difference
+        raise InputError(f"the encoder was trained on {'tokens of ' if what else ''}{what}{expected}, {found} {what}{actual}")
+
+
+def difference_of_tokens(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """Where two descriptions of tokens contradict each other: `backbone ` or `layers `, and both values; None if nowhere.
+
+    If one side is sentence embeddings, the first is empty. What a description leaves out contradicts nothing.
+    """
+    for name in ("backbone", "layers"):
+        values = expected.get(name), actual.get(name)
+        if None not in values and values[0] != values[1]:
+            return f"{name} ", str(values[0]), str(values[1])
+    kinds = ["sentence embeddings (--pooled)" if tokens.get("pooled") else "tokens" for tokens in (expected, actual)]
+    if expected.get("backbone") and actual.get("backbone") and kinds[0] != kinds[1]:
+        return "", kinds[0], kinds[1]
+    return None
 
 
 def check_fits(encoder: SentenceEncoder | SmallEncoder, pairs: PairData) -> None:

@@ -17,7 +17,7 @@ def truncate(embeddings: np.ndarray, length: int) -> np.ndarray:
     """
     if not 1 <= length <= embeddings.shape[1]:
         raise InputError(f"length is {length}, expected 1 to {embeddings.shape[1]}, the dimensions of the embeddings")
-    return _unit_length(embeddings[:, :length])
+    return unit_length(embeddings[:, :length])
 
 
 def int8_range(embeddings: np.ndarray) -> np.ndarray:
@@ -43,10 +43,11 @@ def to_int8(embeddings: np.ndarray, value_range: np.ndarray) -> np.ndarray:
 def from_int8(codes: np.ndarray, value_range: np.ndarray) -> np.ndarray:
     """Restore embeddings `(n, K)`, float32, unit length, from int8 codes `(n, K)`: the middle of each step."""
     lowest, highest = value_range
-    return _unit_length(lowest + (codes.astype(np.float32) + 128.5) * (highest - lowest) / 255)
+    return unit_length(lowest + (codes.astype(np.float32) + 128.5) * (highest - lowest) / 255)
 
 
-def _unit_length(embeddings: np.ndarray) -> np.ndarray:
+def unit_length(embeddings: np.ndarray) -> np.ndarray:
+    """Scale embeddings `(n, K)` to length 1; zeros stay zeros."""
     return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True).clip(min=np.finfo(np.float32).tiny)
 
 

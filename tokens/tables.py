@@ -27,6 +27,7 @@ SAMPLE_LINES = 500  # looked at to find delimiter, quotes and columns
 HUB_PREFIX = "hf:"
 GZIP, ZSTD, PARQUET, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"PK\x03\x04"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
+NAMED_DELIMITER = re.compile(r"sep=[^\r\n]\r?\n?", re.IGNORECASE)  # Excel's first line
 JSON_ARRAY_START = re.compile(r"\s*\[\s*\{")
 JSON_START = re.compile(r'\s*(\{\s*("|\}|$)|\[\s*("|\[|\{|\]|$|null|-?[\d.eE+-]+\s*,))')  # not "[Music] A song." nor "[1] A note."
 
@@ -131,8 +132,9 @@ def _peek(file: BinaryIO) -> bytes:
 
 def _delimited(path: Path) -> list[Table]:
     """A table per dialect that gives the sample two columns or more, those with the most regular rows first; else one column."""
-    first = _first_line(path)
-    sample = [line for _, line in islice(text_lines(path), first - 1, first - 1 + SAMPLE_LINES)]
+    sample = [line for _, line in islice(text_lines(path), SAMPLE_LINES)]
+    first = 2 if sample and NAMED_DELIMITER.fullmatch(sample[0]) else 1  # the line on which rows begin
+    sample = sample[first - 1 :]
     text = [line for line in sample if not isinstance(line, BadRow)]
     regular: dict[tuple[str, bool], float] = {}
     for dialect in (("\t", False), ("\t", True), (",", True), (";", True)):
@@ -150,12 +152,6 @@ def _delimited(path: Path) -> list[Table]:
     best = max(regular.values(), default=0.0)
     dialects = [dialect for dialect, share in regular.items() if share == best] or [("\t", False)]
     return [Table(None, _delimited_rows(path, first, *dialect)) for dialect in dialects]
-
-
-def _first_line(path: Path) -> int:
-    """The line on which rows begin: 2 after Excel's line that names the delimiter, such as sep=;."""
-    line = next((line for _, line in text_lines(path)), "")
-    return 2 if re.fullmatch(r"sep=[^\r\n]\r?\n?", line, re.IGNORECASE) else 1
 
 
 def _quotes_cells(lines: Sequence[str]) -> bool:
