@@ -249,3 +249,6 @@ def test_training_and_validation_tokens_of_other_layers_are_refused(tiny_bert, p
     out = ("--out", pair_file.with_name("model.bin"), "--run_dir", pair_file.with_name("run"))
     message = last_line(run_here("train.py", "--data", stores[0], "--validation", stores[1], *out))
     assert "validation tokens are of layers 1,-1, expected 0,-1 as in training" in message
+    text_store(pair_file, BackboneSettings(str(tiny_bert), "0,-1", pooled=True), store_path=stores[1])
+    message = last_line(run_here("train.py", "--data", stores[0], "--validation", stores[1], *out))
+    assert "validation tokens are sentence embeddings (--pooled), expected tokens as in training" in message
