@@ -124,7 +124,7 @@ def parse_options(arguments: list[str]) -> Any:
         "--validation", nargs="+", help="pairs that choose the best epoch (required with --data, otherwise the starter's)"
     )
     parser.add_argument("--test", nargs="+", help="held-out pairs, scored once at the end")
-    parser.add_argument("--teacher", nargs="+", help="one or more teachers: small, or folders that teacher.py or shrink.py wrote")
+    parser.add_argument("--teacher", nargs="+", help="small, or folders of teacher.py or shrink.py; one named twice counts twice")
     parser.add_argument("--out", help="folder to write (default: small in --run_dir)")
     parser.add_argument("--run_dir", help="folder for the run's state, metrics and torch weights (default: runs/DATE-TIME)")
     parser.add_argument("--resume", action="store_true", help="resume the stopped run in --run_dir, to the same result")

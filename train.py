@@ -109,7 +109,7 @@ def parse_options(arguments: Sequence[str]) -> tuple[Recipe, Any]:
     parser.add_argument("--data", nargs="+", help=f"training pairs: {PAIRS_HELP} (default: data/*.dat, else the starter pairs)")
     parser.add_argument("--validation", nargs="+", help="pairs that choose the best weights (default: part of the training pairs)")
     parser.add_argument("--test", nargs="+", help="held-out pairs, scored once at the end")
-    parser.add_argument("--teacher", nargs="+", help="one or more teachers: small, or folders that teacher.py or shrink.py wrote")
+    parser.add_argument("--teacher", nargs="+", help="small, or folders of teacher.py or shrink.py; one named twice counts twice")
     parser.add_argument("--sentences", nargs="+", help="text without labels for the teacher, one sentence a line")
     parser.add_argument("--out", help="checkpoint to write (default: model.bin, for the starter pairs runs/starter/model.bin)")
     parser.add_argument("--run_dir", help="folder for history, metrics, recipe, curve (default: runs/DATE-TIME or runs/starter)")
