@@ -74,7 +74,8 @@ def main() -> None:
         panels[title] = project_to_2d(embeddings, options.method, neighbours=neighbours, seed=options.seed)
     caption = METHODS[options.method]
     page = interactive_map(panels, sample.text(), caption).to_html(default_height="96vh") if page_out else ""
-    draw_maps(out, panels, sample.labels, caption)
+    sentences = sample.sentences_of(np.concatenate([sample.first, sample.second])) if sample.sentences else None
+    draw_maps(out, panels, sample.labels, caption, sentences)
     print(f"{options.out}: {2 * len(sample):,} sentences")
     if page_out:
         write_text_atomically(page_out, page)

@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,5 +81,6 @@ def size_of(path: Path) -> int:
 
 def write_figure_atomically(path: str | os.PathLike[str], figure: Figure) -> None:
     """Write a matplotlib figure to `path` as PNG, atomically, at the README's resolution."""
-    with write_atomically(path) as file:
+    with write_atomically(path) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # drawn as a box
         figure.savefig(file, format="png", dpi=110)

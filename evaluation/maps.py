@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
@@ -20,6 +21,7 @@ from tokens.text_pairs import MAX_LABEL, TextPairs
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+    from matplotlib.axes import Axes
 
 METHODS = {
     "tsne": "t-SNE: nearby points are similar, the axes have no unit",
@@ -31,6 +33,9 @@ SAME = 1e-6  # embeddings that differ less are the same up to rounding
 UMAP_SPECTRAL = 10  # sentences
 SIMILAR = 4  # pairs with this label or a higher one are joined by a line
 LINES_CAPTION = f"lines join pairs labelled {SIMILAR} and above"
+WRITTEN_OUT = 12  # sentences on a map, few enough to read
+WRITTEN_WIDTH = 22  # letters in a line
+MIDDLE = 8  # points
 LABEL_CAPTION = "label of the sentence's pair: 0 unrelated, 5 same meaning"
 
 
@@ -77,7 +82,9 @@ def project_to_2d(embeddings: np.ndarray, method: str = "tsne", *, neighbours: f
     return PCA(n_components=2, svd_solver="full").fit_transform(embeddings)
 
 
-def draw_maps(path: Path, panels: Mapping[str, np.ndarray], labels: np.ndarray, caption: str) -> None:
+def draw_maps(
+    path: Path, panels: Mapping[str, np.ndarray], labels: np.ndarray, caption: str, sentences: Sequence[str] | None = None
+) -> None:
     """Draw maps of the same n pairs side by side as PNG; lines join pairs labelled 4 and above.
 
     Args:
@@ -85,6 +92,7 @@ def draw_maps(path: Path, panels: Mapping[str, np.ndarray], labels: np.ndarray, 
         panels: coordinates `(2n, 2)` by title: all first sentences, then all second ones.
         labels: `(n,)`, 0-5.
         caption: text below the maps.
+        sentences: the 2n sentences, if known; some of them are written on the map.
     """
     figure = Figure(figsize=(1.1 + 6.9 * len(panels), 6.2), layout="constrained")
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -96,6 +104,8 @@ def draw_maps(path: Path, panels: Mapping[str, np.ndarray], labels: np.ndarray, 
         axes.plot(*np.stack([first[similar], second[similar]]).transpose(2, 0, 1), color="0.75", linewidth=0.6, zorder=1)
         x, y = points[order].T
         scatter = axes.scatter(x, y, c=point_labels[order], cmap="viridis", vmin=0, vmax=MAX_LABEL, s=13, linewidths=0, zorder=2)
+        if sentences is not None:
+            _write_sentences(axes, points, sentences)
         axes.set_title(title, fontsize=11)
         axes.set_xticks([])
         axes.set_yticks([])
@@ -105,6 +115,30 @@ def draw_maps(path: Path, panels: Mapping[str, np.ndarray], labels: np.ndarray, 
     bar.set_label(LABEL_CAPTION)
     figure.supxlabel(f"{caption}; {LINES_CAPTION}", fontsize=9, color="0.35")
     write_figure_atomically(path, figure)
+
+
+def _write_sentences(axes: Axes, points: np.ndarray, sentences: Sequence[str]) -> None:
+    box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.75, "linewidth": 0}
+    for number in readable_points(points, sentences):
+        text = textwrap.fill(textwrap.shorten(sentences[number], 2 * WRITTEN_WIDTH - 4, placeholder=" …"), WRITTEN_WIDTH)
+        axes.annotate(text, points[number], fontsize=7, ha="center", va="center", zorder=3, bbox=box, parse_math=False)
+
+
+def readable_points(points: np.ndarray, sentences: Sequence[str]) -> list[int]:
+    """Up to 12 points of a map, one per region, by number: of the points in the middle, the one with the shortest sentence.
+
+    Args:
+        points: coordinates `(m, 2)`.
+        sentences: the m sentences.
+    """
+    regions = KMeans(min(WRITTEN_OUT, len(np.unique(points, axis=0))), n_init=1, random_state=0).fit(points)
+    distance = np.linalg.norm(points - regions.cluster_centers_[regions.labels_], axis=1)
+    chosen = []
+    for region in range(regions.n_clusters):
+        own = np.flatnonzero(regions.labels_ == region)
+        middle = own[distance[own].argsort(kind="stable")[:MIDDLE]]
+        chosen.append(min(middle.tolist(), key=lambda number: len(sentences[number])))
+    return sorted(chosen)
 
 
 def interactive_map(panels: Mapping[str, np.ndarray], pairs: TextPairs, caption: str) -> go.Figure:

@@ -15,7 +15,7 @@ from common.errors import InputError
 from data import open_pairs
 from evaluation.checkpoint import load_encoder, save_encoder
 from evaluation.encoding import encode_pairs
-from evaluation.maps import fitting_neighbours, interactive_map, project_to_2d
+from evaluation.maps import draw_maps, fitting_neighbours, interactive_map, project_to_2d, readable_points
 from evaluation.metrics import spearman
 from model import EncoderConfig, SentenceEncoder, mean_pooling
 from tokens.text_pairs import TextPairs
@@ -89,6 +89,18 @@ def test_missing_packages_say_what_to_install(method, module, monkeypatch):
             project_to_2d(clusters(), method, neighbours=6)
         else:
             interactive_map({"a": np.zeros((2, 2))}, TextPairs(["a"], ["b"], np.ones(1, np.float32)), "")
+
+
+def test_a_short_sentence_is_written_in_each_region_of_a_map(tmp_path):
+    points = np.concatenate([np.array([[0.0, 10 * k]]) + 0.01 * np.arange(3)[:, None] for k in range(12)])
+    sentences = ["long and longer", "short", "longest of all of them"] * 12
+    assert readable_points(points, sentences) == list(range(1, 36, 3))
+    assert readable_points(np.zeros((4, 2)), ["abc", "ab", "abcd", "abc"]) == [1]
+    many = np.random.default_rng(0).standard_normal((500, 2))
+    assert len(readable_points(many, ["x"] * 500)) == 12
+    for name, texts in {"odd": ["$5 and $6", "x_{", "狗", ""], "unknown": None}.items():  # no formula, no letter of the font
+        draw_maps(tmp_path / f"{name}.png", {"a": np.eye(4)[:, :2]}, np.ones(2), "caption", texts)
+    assert (tmp_path / "odd.png").read_bytes() != (tmp_path / "unknown.png").read_bytes()
 
 
 def test_points_show_their_sentences_and_lines_join_the_alike():
