@@ -141,18 +141,25 @@ def encode_here(folder: CorpusFolder, numbers: list[int], processes: int, device
         initializer=_begin_worker,
         initargs=(str(folder.path), folder.plan, device),
     )
-    try:
+    waiting, running = iter(numbers), dict[Future[int], int]()
+    # Not as_completed: it locks all that run, and Ctrl-C at that moment would leave them locked, and this process waiting.
+    finished: SimpleQueue[Future[int]] = SimpleQueue()
+
+    def begin(parts: int) -> None:
         # What starts now inherits the mask and never sees Ctrl-C: this process, which does in a moment, ends the others.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        running = {pool.submit(_run_worker, number): number for number in numbers}
-        # Not as_completed: it locks all that run, and Ctrl-C at that moment would leave them locked, and this process waiting.
-        finished: SimpleQueue[Future[int]] = SimpleQueue()
-        for one in running:
-            one.add_done_callback(finished.put)
+        for number in islice(waiting, parts):
+            part = pool.submit(_run_worker, number)
+            running[part] = number
+            part.add_done_callback(finished.put)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for _ in running:
+
+    try:
+        begin(2 * processes)  # a second one each, so that none has to wait for this process; all at once would take long
+        while running:
             done = finished.get()
-            yield running[done], done.result()
+            begin(1)
+            yield running.pop(done), done.result()
     except BrokenProcessPool as error:
         raise InputError("a process died, perhaps for want of memory; the same command resumes") from error
     except BaseException:
