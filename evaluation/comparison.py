@@ -46,8 +46,9 @@ class Evaluation:
     """An encoder on n pairs.
 
     Attributes:
-        scores: the fields of `Scores` or `RankingScores`; with two-valued labels `threshold` and `accuracy`, see
-            `best_threshold`; with a calibration `mse of label` and `mae of label`, the errors of the predicted labels.
+        scores: the fields of `Scores` or `RankingScores`, but correlations with equal labels are NaN; with two-valued labels
+            `threshold` and `accuracy`, see `best_threshold`; with a calibration `mse of label` and `mae of label`, the errors of
+            the predicted labels.
         cosine: `(n,)`, of each pair.
         predicted: `(n,)`, labels 0-5 that a calibration predicts, if there is one.
         output_dim: dimensions of an embedding.
@@ -73,7 +74,10 @@ def evaluate(encoder: Encoder, pairs: PairData, calibration: Calibration | None 
     seconds = time.perf_counter() - start
     cosine, predicted = cosines(*embeddings), None
     scores: dict[str, float | int] = asdict(score(encoder, pairs, embeddings))
-    if pairs.has_labels and len(np.unique(pairs.labels)) == 2:
+    n_labels = len(np.unique(pairs.labels)) if pairs.has_labels else 0
+    if n_labels == 1:
+        scores |= {"spearman": math.nan, "pearson": math.nan}  # not 0, which an encoder of equal cosines has earned
+    if n_labels == 2:
         scores["threshold"], scores["accuracy"] = best_threshold(cosine, pairs.labels == pairs.labels.max())
     if pairs.has_labels and calibration is not None:
         predicted = calibration.predict(cosine)
@@ -142,7 +146,7 @@ def evaluate_all(name: str, pairs: PairData, encoder: Encoder, calibrations: Map
 
 
 def mean_scores(scores: Sequence[EncoderScores]) -> dict[str, dict[str, float]]:
-    """The mean of each score over data sets, for encoders and scores that all of them have."""
+    """The mean of each score over data sets, for encoders and scores that all of them have; NaN if it is NaN in one of them."""
     first, *others = scores
     encoders = [who for who in first if all(who in other for other in others)]
     return {

@@ -110,6 +110,23 @@ def test_a_single_pair_has_no_unrelated_sentences(files, tmp_path, run_here):
     assert "nan" not in run_here("evaluate.py", *arguments).stdout
 
 
+def test_correlations_with_equal_labels_are_empty_and_have_no_mean(files, tmp_path, run_here, monkeypatch):
+    """With different labels, an encoder whose cosines are all equal has a correlation of 0."""
+    *sides, labels = learnable_pairs(np.random.default_rng(5), 30)
+    equal = store_pairs(tmp_path / "equal.store", *sides, np.full_like(labels, 4))
+    one = store_pairs(tmp_path / "one.store", *learnable_pairs(np.random.default_rng(0), 1))
+    arguments = ("--model", files[0], "--data", files[1], equal, one)
+    figures = figures_of(run_here("evaluate.py", *arguments, "--json"))
+    for own in (figures["data"]["equal.store"]["encoder"], figures["data"]["one.store"]["encoder"], figures["mean"]["encoder"]):
+        assert own["spearman"] is own["pearson"] is None and own["mse"] > 0
+    _, *lines = cells_of(run_here("evaluate.py", *arguments).stdout)
+    mse, bias, unrelated = (f"{figures['data']['equal.store']['encoder'][name]:.4f}" for name in ("mse", "bias", "unrelated"))
+    assert lines[3] == ["", "encoder", "30", mse, bias, unrelated]
+    same = torch.eye(1, 32).expand(80, 32)
+    monkeypatch.setattr(comparison, "encode_pairs", lambda *_: (same, same))
+    assert comparison.evaluate(mean_pooling(32), open_pairs([files[1]])).scores["spearman"] == 0
+
+
 def test_several_data_sets_are_rows_of_one_table_with_their_means_last(files, tmp_path, run_here):
     """Data sets without labels have a table of their own."""
     model, sets = files[0], {}
