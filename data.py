@@ -301,7 +301,7 @@ def training_batches(
     without_duplicates: bool = False,
     share: tuple[int, int] = (0, 1),
 ) -> Iterator[PairBatch]:
-    """All pairs once, in random order.
+    """All pairs once, in random order, but those that `batches_of_pairs` leaves out.
 
     Pairs meet at random: batches of one length would compare news with news and captions with captions only. Padding is
     saved within the batch instead.
@@ -313,16 +313,11 @@ def training_batches(
         buckets: number of buckets per batch.
         bucket_size: most sentences per bucket; adds buckets as needed.
         unlabelled: unlabelled pairs per batch, U, drawn at random from the teacher's sentences; fewer if there are fewer.
-        without_duplicates: no sentence belongs to two pairs of a batch.
+        without_duplicates: see `batches_without_duplicates`.
         share: this process's rank and the number of processes; each pads its share of every batch.
     """
     rank, n_processes = share
-    if without_duplicates:
-        sentences = [pairs.first[:, None], pairs.second[:, None]] + ([] if pairs.negatives is None else [pairs.negatives])
-        batches = batches_without_duplicates(pairs.tokens.digests[np.concatenate(sentences, axis=1)], batch_size, rng)
-    else:
-        batches = random_batches(len(pairs), batch_size, rng)
-    for rows in batches:
+    for rows in batches_of_pairs(pairs, batch_size, rng, without_duplicates=without_duplicates):
         sides, teacher, negatives = np.stack([pairs.first[rows], pairs.second[rows]]), None, np.empty((len(rows), 0), np.int64)
         if pairs.targets is not None:
             available = len(pairs.targets.unlabelled)
@@ -349,6 +344,16 @@ def training_batches(
         )
 
 
+def batches_of_pairs(
+    pairs: PairData, batch_size: int, rng: np.random.Generator, *, without_duplicates: bool = False
+) -> list[np.ndarray]:
+    """The pair numbers of each batch of a pass over pairs, by `random_batches` or `batches_without_duplicates`."""
+    if not without_duplicates:
+        return random_batches(len(pairs), batch_size, rng)
+    sentences = [pairs.first[:, None], pairs.second[:, None]] + ([] if pairs.negatives is None else [pairs.negatives])
+    return batches_without_duplicates(pairs.tokens.digests[np.concatenate(sentences, axis=1)], batch_size, rng)
+
+
 def count_batches(n: int, batch_size: int) -> int:
     """Batches in a pass over n pairs; a single pair at the end is left out, because losses compare the pairs of a batch."""
     whole, rest = divmod(n, batch_size)
@@ -365,23 +370,33 @@ def batches_without_duplicates(sentences: np.ndarray, batch_size: int, rng: np.r
     """Like `random_batches`, but no sentence belongs to two pairs of a batch.
 
     A sentence that is one pair's positive and another's negative would be pulled and pushed at once. Each pair joins the
-    first batch with room and none of its sentences; the few that fit nowhere are left out of this pass.
+    first batch with room and none of its sentences, if need be a new one: where sentences repeat often, the last batches are
+    small. Pairs that are alone in a batch at the end are left out of this pass.
 
     Args:
         sentences: `(n, s)`, the s sentences of each pair; equal numbers are equal sentences.
         batch_size: pairs per batch.
         rng: source of the order.
     """
-    batches: list[list[int]] = [[] for _ in range(count_batches(len(sentences), batch_size))]
-    taken: list[set[int]] = [set() for _ in batches]
-    first_open = 0
+    batches: list[list[int]] = []
+    taken: list[set[int]] = []
+    first_open, first_open_to = 0, dict[int, int]()  # batches before these are full, or full or with that sentence
     rows = sentences.tolist()
     for pair in rng.permutation(len(sentences)).tolist():
-        for number in range(first_open, len(batches)):
-            if len(batches[number]) < batch_size and taken[number].isdisjoint(rows[pair]):
-                batches[number].append(pair)
-                taken[number].update(rows[pair])
-                break
+        candidate = first_open
+        for sentence in rows[pair]:
+            number = max(first_open, first_open_to.get(sentence, 0))
+            while number < len(batches) and (len(batches[number]) == batch_size or sentence in taken[number]):
+                number += 1
+            first_open_to[sentence] = number
+            candidate = max(candidate, number)
+        while candidate < len(batches) and (len(batches[candidate]) == batch_size or not taken[candidate].isdisjoint(rows[pair])):
+            candidate += 1
+        if candidate == len(batches):
+            batches.append([])
+            taken.append(set())
+        batches[candidate].append(pair)
+        taken[candidate].update(rows[pair])
         while first_open < len(batches) and len(batches[first_open]) == batch_size:
             first_open += 1
     return [np.array(batch) for batch in batches if len(batch) > 1]

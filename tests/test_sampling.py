@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -33,7 +36,24 @@ def test_no_sentence_belongs_to_two_pairs_of_a_batch(sentences, size, seed):
         assert 1 < len(batch) <= size
     pairs = np.concatenate([np.empty(0, int), *batches])
     assert len(set(pairs)) == len(pairs)
-    assert len(batches) <= count_batches(len(sentences), size)
+    left_out = [set(sentences[pair].tolist()) for pair in set(range(len(sentences))) - set(pairs.tolist())]
+    assert not any(one.isdisjoint(other) for one, other in combinations(left_out, 2))  # two that fit would be a batch
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 12), min_size=2, max_size=3).map(lambda row: [*row, row[0]][:3]), max_size=60), sizes, seeds
+)
+@settings(max_examples=200)
+def test_each_pair_is_in_the_first_batch_where_it_fits(sentences, size, seed):
+    expected: list[list[int]] = []
+    for pair in np.random.default_rng(seed).permutation(len(sentences)).tolist():
+        taken = ({sentence for other in batch for sentence in sentences[other]} for batch in expected)
+        fits = [len(batch) < size and own.isdisjoint(sentences[pair]) for batch, own in zip(expected, taken, strict=True)]
+        if True not in fits:
+            expected.append([])
+        expected[[*fits, True].index(True)].append(pair)
+    batches = batches_without_duplicates(np.array(sentences).reshape(-1, 3), size, np.random.default_rng(seed))
+    assert [batch.tolist() for batch in batches] == [batch for batch in expected if len(batch) > 1]
 
 
 @given(st.integers(2, 60), sizes, seeds)
@@ -48,6 +68,22 @@ def test_few_pairs_are_left_out_where_some_sentences_repeat():
     sentences = rng.integers(0, 5000, (2000, 4))
     kept = sum(map(len, batches_without_duplicates(sentences, 64, rng)))
     assert kept > 1980
+
+
+def test_pairs_of_a_few_sentences_are_in_more_batches_instead_of_none():
+    rng = np.random.default_rng(0)
+    few = np.stack([rng.integers(0, 20, 1000), rng.integers(20, 40, 1000)], axis=1)
+    popular = np.stack([np.arange(1000), rng.integers(1000, 1005, 1000)], axis=1)
+    for sentences in (few, popular):
+        batches = batches_without_duplicates(sentences, 64, rng)
+        assert len(batches) > 2 * count_batches(1000, 64) and sum(map(len, batches)) > 950
+
+
+def test_many_pairs_of_one_sentence_take_no_time():
+    sentences = np.stack([np.zeros(20_000, int), np.arange(1, 20_001)], axis=1)
+    begin = time.perf_counter()
+    assert batches_without_duplicates(sentences, 64, np.random.default_rng(0)) == []
+    assert time.perf_counter() - begin < 5
 
 
 def test_the_order_follows_the_seed():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from common.errors import InputError
-from data import PairBatch, PairData, count_batches, training_batches
+from data import PairBatch, PairData, batches_of_pairs, count_batches, training_batches
 from evaluation.checkpoint import save_encoder
 from evaluation.encoding import device_of, encode_pairs
 from evaluation.scores import RankingScores, Scores, score, selection_metric, worse_scores
@@ -103,7 +105,7 @@ class Trainer:
 
     Attributes:
         baseline: scores of mean pooling on the validation pairs.
-        skipped: one message per phase that is skipped because it has no pairs.
+        skipped: one message per phase that is skipped because it has no pairs, or none that may be in one batch.
         total_batches: batches in the whole run.
         total_steps: optimiser steps in the whole run.
         epoch: finished epochs, over all phases.
@@ -115,7 +117,7 @@ class Trainer:
     """
 
     def __init__(self, recipe: Recipe, training: PairData, validation: PairData, *, device: torch.device | str = "cpu") -> None:
-        """Build the encoder and the optimiser, and score mean pooling.
+        """Build the encoder and the optimiser, and score mean pooling; says on stderr if epochs leave out pairs.
 
         Args:
             recipe: the settings.
@@ -155,14 +157,16 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.encoder.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fused
         )
-        batches = {name: count_batches(len(self.phase_pairs[name]), recipe.batch_size) for name in self.phases}
-        steps = {name: -(-n // recipe.accumulation) for name, n in batches.items()}
-        self._batches_of_epochs = [batches[name] for name, phase in self.phases.items() for _ in range(phase.epochs)]
+        self._batches_of_epochs: list[int] = []
+        for name, phase in self.phases.items():
+            self._batches_of_epochs += self._count_batches(name, phase)
+        nominal = [count_batches(len(self.phase_pairs[name]), recipe.batch_size) for name in self.phases]
+        longest = max([*self._batches_of_epochs, *nominal])
         self.total_batches = sum(self._batches_of_epochs)
-        self.total_steps = sum(phase.epochs * steps[name] for name, phase in self.phases.items())
+        self.total_steps = sum(-(-batches // recipe.accumulation) for batches in self._batches_of_epochs)
         self.schedule = CosineAnnealingWarmupLR(
             self.optimizer,
-            warmup_steps=min(self.total_steps, round(recipe.warmup_epochs * max(steps.values()))),
+            warmup_steps=min(self.total_steps, round(recipe.warmup_epochs * -(-longest // recipe.accumulation))),
             total_steps=self.total_steps,
             min_lr=recipe.min_learning_rate,
         )
@@ -188,7 +192,32 @@ class Trainer:
                 f"phase {name} is skipped: {len(pairs)} of {len(self.training)} training pairs have a label of at least "
                 f"{phase.min_label:g} (--phases.{name}.min_label), expected at least 2"
             )
+        elif phase.epochs and phase.without_duplicates and not self._batches(pairs, phase, epoch=1):
+            self.skipped.append(
+                f"phase {name} is skipped: any two of its {len(pairs):,} training pairs share a sentence, and no batch may hold a "
+                "sentence twice"
+            )
+            return pairs.select(np.empty(0, int))
         return pairs
+
+    def _order(self, epoch: int) -> np.random.Generator:
+        """The source of the order of an epoch's pairs: one per epoch, so that resuming does not need its state."""
+        return np.random.default_rng([self.recipe.seed, epoch])
+
+    def _batches(self, pairs: PairData, phase: Phase, epoch: int) -> list[np.ndarray]:
+        """The pair numbers of each batch of an epoch."""
+        batch_size, without_duplicates = self.recipe.batch_size, phase.without_duplicates
+        return batches_of_pairs(pairs, batch_size, self._order(epoch), without_duplicates=without_duplicates)
+
+    def _count_batches(self, name: str, phase: Phase) -> list[int]:
+        """The number of batches in each epoch of the next phase; epochs differ where sentences repeat often."""
+        pairs, begin = self.phase_pairs[name], len(self._batches_of_epochs)
+        sizes = [list(map(len, self._batches(pairs, phase, begin + number))) for number in range(1, phase.epochs + 1)]
+        left_out = max((len(pairs) - sum(epoch) for epoch in sizes), default=0)
+        if left_out > 1 and processes.is_main():  # a single pair may be left out of any epoch, see `count_batches`
+            note = f"phase {name}: up to {left_out:,} of {len(pairs):,} pairs are left out of each epoch, not always the same ones"
+            tqdm.write(f"{note}: their sentences are in many pairs, and no batch may hold one twice", file=sys.stderr)
+        return [len(epoch) for epoch in sizes]
 
     @property
     def batches_done(self) -> int:
@@ -282,7 +311,7 @@ class Trainer:
         batches = training_batches(
             self.phase_pairs[name],
             recipe.batch_size,
-            np.random.default_rng([recipe.seed, epoch]),  # one per epoch, so that resuming does not need its state
+            self._order(epoch),
             bucket_size=recipe.sentences_at_a_time or None,
             unlabelled=phase.unlabelled,
             without_duplicates=phase.without_duplicates,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +13,10 @@ import pytest
 from conftest import last_line, learnable_pairs, store_pairs
 
 from common.errors import InputError
-from data import PairData, open_pairs
+from data import PairData, count_batches, open_pairs
 from evaluation.encoding import encode_pairs
 from evaluation.scores import RankingScores, score
-from model import mean_pooling
+from model import EncoderConfig, mean_pooling
 from training.recipe import LossTerm, Phase, Recipe
 from training.trainer import Trainer
 
@@ -57,6 +59,40 @@ def test_training_chooses_by_triplets_or_mrr_and_gets_better(pairs, with_negativ
     assert result.metric == ("triplet_accuracy" if with_negatives else "mrr")
     best = max(record.validation_score for record in result.history)
     assert getattr(result.validation, result.metric) == pytest.approx(max(best, getattr(result.baseline, result.metric)))
+
+
+def ranking(**changes) -> Recipe:
+    phases = {"ranking": Phase(epochs=2, losses={"ranking": LossTerm()}, without_duplicates=True)}
+    return Recipe(encoder=EncoderConfig(output_dim=16, heads=4, hidden_dim=0), phases=phases, batch_size=16, **changes)
+
+
+def test_epochs_have_as_many_batches_as_repeated_sentences_need(pairs, capsys):
+    """Steps, schedule and resuming agree on their number, which the number of pairs alone does not say."""
+    popular = replace(pairs, second=pairs.second[np.minimum(np.arange(60) // 10, 4)], negatives=None)  # one in 20 pairs
+    trainer, seen, states = Trainer(ranking(accumulation=3), popular, pairs), [], []
+    assert re.fullmatch(
+        r"phase ranking: up to \d+ of 60 pairs are left out of each epoch, not always the same ones: their sentences are in many "
+        r"pairs, and no batch may hold one twice\n",
+        capsys.readouterr().err,
+    )
+    trainer.on_batch = lambda *_: seen.append(trainer.batches_done)
+    trainer.on_safe_point = lambda: states.append(copy.deepcopy(trainer.state_dict()))
+    expected = trainer.run()
+    assert len(seen) == seen[-1] == trainer.total_batches > 2 * count_batches(60, 16)
+    assert trainer.schedule.last_epoch == trainer.total_steps and trainer.optimizer.param_groups[0]["lr"] == 1e-6
+    resumed = Trainer(ranking(accumulation=3), popular, pairs)
+    resumed.load_state_dict(states[len(states) // 2 + 2])
+    assert resumed.losses
+    assert repr(resumed.run().history) == repr(expected.history)
+    capsys.readouterr()
+    Trainer(ranking(), pairs, pairs)
+    assert not capsys.readouterr().err
+
+
+def test_pairs_that_all_share_a_sentence_are_an_error_before_training(pairs):
+    shared = replace(pairs, second=np.zeros(60, int))
+    with pytest.raises(InputError, match=r"^nothing to train on: phase ranking is skipped: any two of its 60 training pairs share"):
+        Trainer(ranking(), shared, pairs)
 
 
 def test_a_loss_on_labels_says_that_there_are_none(pairs):
