@@ -23,14 +23,10 @@ OPTIONS = (
 )
 
 
-def train(folder: Path, name: str, processes: int, *options: str) -> str:
-    """Run train.py in several processes; what the first of them printed."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+def arguments(folder: Path, name: str) -> list[str]:
+    """Of train.py."""
     paths = ("--data", folder / "train.store", "--validation", folder / "dev.store", "--run_dir", folder / name)
-    command = [sys.executable, *launcher, ROOT / "train.py", *paths, "--out", folder / name / "model.bin", *OPTIONS, *options]
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200, check=False)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    return [*map(str, paths), "--out", str(folder / name / "model.bin"), *OPTIONS]
 
 
 @pytest.fixture
@@ -43,10 +39,13 @@ def folder(tmp_path) -> Path:
 @pytest.mark.parametrize(
     "options", [("--batch_size", "33"), ("--batch_size", "32", "--accumulation", "2", "--sentences_at_a_time", "9")]
 )
-def test_two_processes_equal_one(folder, options):
+def test_two_processes_equal_one(folder, options, run_here):
     """Without dropout: what is dropped is drawn by each process for itself."""
-    assert train(folder, "two", 2, *options).count("Mean pooling, before training") == 1
-    train(folder, "one", 1, *options)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(ROOT / "train.py")]
+    command = [*launcher, *arguments(folder, "two"), *options]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert result.returncode == 0 and result.stdout.count("Mean pooling, before training") == 1, result.stderr
+    assert run_here("train.py", *arguments(folder, "one"), *options).returncode == 0
     one, two = (load_encoder(folder / name / "model.bin").state_dict() for name in ("one", "two"))
     start = torch.load(folder / "one" / "model.bin", weights_only=True)
     assert start["pooling.score.weight"].abs().max() > 1e-4  # zero before training: it did train
