@@ -19,10 +19,11 @@ from tqdm import tqdm
 from common.errors import InputError
 from common.progress import Progress
 from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, DEFAULT_WIDTH, Backbone, default_layers
-from tokens.tables import is_on_hub
+from tokens.tables import HUB_PREFIX, is_on_hub
 from tokens.text_pairs import ReadOptions, TextPairs, read_text_pairs
-from tokens.token_store import TokenStore, cached_store, create_store, identity_of, pack_json
+from tokens.token_store import TokenStore, cached_store, create_store, identity_of, identity_of_folder, pack_json
 
+BACKBONE_FILES = ("*.safetensors", "*.bin", "config.json", "tokenizer*", "vocab*")  # of a folder: what its tokens depend on
 PART_SENTENCES = 16_384  # a minute or less of one core, a few hundred MiB
 
 
@@ -42,11 +43,13 @@ class BackboneSettings:
         return Backbone(self.name, self.layers, pooled=self.pooled, max_length=self.max_length, device=self.device)
 
     def description(self) -> dict[str, Any]:
-        """Return what a token store records about its backbone."""
+        """Return what a token store records about its backbone; of a folder also what changes when its weights do."""
         layers = self.layers
         if layers is None:
             layers = default_layers(DEFAULT_WIDTH, self.pooled) if self.name == DEFAULT_BACKBONE else self.backbone.layers
         description = {"backbone": self.name, "layers": layers, "max_length": self.max_length}
+        if self.name != DEFAULT_BACKBONE and Path(self.name).is_dir():
+            description["weights"] = identity_of_folder(Path(self.name), BACKBONE_FILES)
         return description | ({"pooled": True} if self.pooled else {})
 
 
@@ -109,12 +112,12 @@ def sentence_store(
 
 
 def _identity(source: str | os.PathLike[str]) -> dict[str, Any]:
-    """What changes when the table does; a dataset of the hub is known by its name."""
+    """What changes when the table does; a dataset of the hub is known by its name, a folder by its files."""
+    path = Path(os.fspath(source).removeprefix(HUB_PREFIX).partition(":")[0] if is_on_hub(source) else source)
+    if path.is_dir():  # of the datasets library
+        return identity_of_folder(path)
     if is_on_hub(source):
         return {"hub": os.fspath(source)}
-    path = Path(source)
-    if path.is_dir():  # saved by the datasets library
-        return {str(file.relative_to(path)): identity_of(file) for file in sorted(path.rglob("*")) if file.is_file()}
     if not path.is_file():
         raise InputError(
             "no such file or folder, expected a .store file, a table of pairs (CSV, TSV, JSON lines, Parquet), .dat files or their "

@@ -243,6 +243,12 @@ def identity_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {"bytes": status.st_size, "changed_ns": status.st_mtime_ns, "ends": ends.hexdigest()}
 
 
+def identity_of_folder(folder: Path, patterns: Sequence[str] = ("**/*",)) -> dict[str, Any]:
+    """Return the identity of each file in a folder, at any depth or only those that match, by its path in the folder."""
+    files = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
+    return {file.relative_to(folder).as_posix(): identity_of(file) for file in sorted(files)}
+
+
 def short_hash(value: Any) -> str:
     """Return a hash of a value that JSON can represent, for the name of what is made from it."""
     return hashlib.blake2b(json.dumps(value).encode(), digest_size=8).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from tokens import text_store as text_store_module
 from tokens.backbone import Backbone
 from tokens.text_pairs import read_text_pairs
 from tokens.text_store import BackboneSettings, text_store
+from tokens.token_store import open_store
 
 
 @pytest.fixture
@@ -73,6 +75,41 @@ def test_a_finished_store_is_not_made_again_unless_something_changed(tiny_bert, 
     pair_file.write_text(pair_file.read_text() + "cat\tcat\t5\n")
     assert len(text_store(pair_file, BackboneSettings(str(tiny_bert), "0,2")).extra["labels"]) == 4
     assert len(made) == 3
+
+
+def test_a_store_is_made_again_when_the_weights_in_the_backbones_folder_change(tiny_bert, pair_file, tmp_path):
+    from transformers import AutoModel
+
+    folder = shutil.copytree(tiny_bert, tmp_path / "bert")
+    settings = BackboneSettings(str(folder), "-1")
+    before = text_store(pair_file, settings).sentence(0).copy()
+    (folder / "state.pt").write_text("of a training run, no part of the backbone")
+    assert open_store(f"{pair_file}.store").description == text_store(pair_file, settings).description
+    model = AutoModel.from_pretrained(folder)
+    model.embeddings.word_embeddings.weight.data *= -1
+    model.save_pretrained(folder)
+    after = text_store(pair_file, BackboneSettings(str(folder), "-1"))
+    assert np.abs(after.sentence(0) - before).max() > 0.01
+    assert after.description["backbone"] == str(folder)
+
+
+def test_stores_of_named_backbones_record_the_same_as_ever(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "all-MiniLM-L6-v2").mkdir()  # not what this name loads
+    assert BackboneSettings().description() == {"backbone": "all-MiniLM-L6-v2", "layers": "2,-1", "max_length": 256}
+    assert BackboneSettings("some/name", "-1").description() == {"backbone": "some/name", "layers": "-1", "max_length": 256}
+
+
+def test_a_store_is_made_again_when_a_local_dataset_changes(tiny_bert, tmp_path):
+    from datasets import Dataset
+
+    settings, sentences = BackboneSettings(str(tiny_bert), "-1"), [[], []]
+    for first, known in zip(SENTENCES[:2], sentences, strict=True):
+        shutil.rmtree(tmp_path / "saved", ignore_errors=True)
+        Dataset.from_dict({"sentence1": [first], "sentence2": ["cat"], "score": [1.0]}).save_to_disk(tmp_path / "saved")
+        text_store(f"hf:{tmp_path}/saved:train", settings, store_path=tmp_path / "pairs.store")
+        known.extend(open_pairs([tmp_path / "pairs.store"]).sentences)
+    assert sentences == [[SENTENCES[0], "cat"], [SENTENCES[1], "cat"]]
 
 
 @pytest.mark.parametrize("change", [{}, {"layers": "0"}], ids=["the same command", "other layers"])
