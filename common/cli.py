@@ -61,9 +61,9 @@ def output_file(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike
         InputError: if it is a folder or one of the inputs, its parent is a file, or its suffix is wrong.
         OSError: if it cannot be written.
     """
-    path = Path(path)
-    if path.is_dir():
+    if Path(path).is_dir() or os.fspath(path).endswith(("/", os.sep)):  # which a Path leaves out
         raise InputError("is a folder, expected the name of a file to write", path=path)
+    path = Path(path)
     _check_parents(path.parent)
     if suffix and path.suffix.lower() != suffix:
         raise InputError(f"has the wrong suffix, expected one that ends in {suffix}", path=path)

@@ -414,6 +414,7 @@ def test_a_folder_off_the_shelf_is_what_sentence_transformers_gives(tiny_bert, t
 
 OUTPUTS = {
     "FOLDER": "is a folder, expected the name of a file to write",
+    "NEW/": "is a folder, expected the name of a file to write",
     "DATA": "is an input and would be overwritten",
     "DATA/x.png": "is a file, expected a folder",
 }
@@ -427,7 +428,7 @@ OUTPUTS = {
 def test_what_cannot_be_written_is_refused_before_the_work_and_nothing_is_replaced(files, tmp_path, command, out, run_here):
     data = files[1]
     content = data.read_bytes()
-    places = {"FOLDER": str(tmp_path), "DATA": str(data), "DATA/x.png": f"{data}/x.png"}
+    places = {"FOLDER": str(tmp_path), "NEW/": f"{tmp_path}/new/", "DATA": str(data), "DATA/x.png": f"{data}/x.png"}
     arguments = [places.get(argument, argument) for argument in [*command.split(), out]]
     assert OUTPUTS[out] in last_line(run_here(*arguments, *(["--run_dir", tmp_path / "run"] if "train" in command else [])))
     assert data.read_bytes() == content and not (tmp_path / "run").exists()
