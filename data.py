@@ -238,13 +238,19 @@ def split_by_groups(pairs: PairData, fraction: float, seed: int) -> tuple[PairDa
         seed: chooses the groups.
 
     Raises:
-        InputError: if the pairs share too many sentences to be split.
+        InputError: if there are too few pairs, or they share too many sentences to be split.
     """
     from sklearn.model_selection import GroupKFold  # here, because the import costs every command a second
 
+    n_parts = max(2, round(1 / fraction))
+    if len(pairs) < n_parts:
+        raise InputError(
+            f"too few pairs ({len(pairs)}), expected at least {n_parts} to set aside {fraction:.0%} of them; give more pairs, or "
+            "separate validation pairs"
+        )
     groups = sentence_groups(pairs)
     n_groups = int(groups.max()) + 1
-    if n_groups < max(2, round(1 / fraction)):
+    if n_groups < n_parts:
         raise InputError(
             f"cannot set aside {fraction:.0%} of {len(pairs)} pairs: they share too many sentences and form only {n_groups} "
             "groups; give more pairs, or separate validation pairs"

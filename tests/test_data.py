@@ -146,6 +146,19 @@ def test_the_split_is_near_the_fraction_and_follows_the_seed(make_pairs):
         assert len(training) == max(1, round(n * (1 - fraction))) and len(training) + len(validation) == n
 
 
+@pytest.mark.parametrize(
+    ("n", "sentences", "message"),
+    [
+        (1, 1, r"too few pairs \(1\), expected at least 10 to set aside 10%"),
+        (9, 9, r"too few pairs \(9\), expected at least 10"),
+        (12, 2, "cannot set aside 10% of 12 pairs: they share too many sentences and form only 2 groups"),
+    ],
+)
+def test_pairs_that_cannot_be_split_say_why(make_pairs, n, sentences, message):
+    with pytest.raises(InputError, match=message):
+        split_by_groups(make_pairs(np.arange(n) % sentences, np.arange(100, 100 + n)), 0.1, 0)
+
+
 @many
 @given(links=links, batch_size=st.integers(2, 20), buckets=st.integers(1, 5), seed=st.integers(0, 3))
 def test_batches_hold_every_pair_once_with_its_tokens_and_label(make_pairs, links, batch_size, buckets, seed):
