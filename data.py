@@ -265,6 +265,22 @@ def split_by_groups(pairs: PairData, fraction: float, seed: int) -> tuple[PairDa
     return pairs.select(np.flatnonzero(~in_validation)), pairs.select(np.flatnonzero(in_validation))
 
 
+def count_shared(pairs: PairData, others: PairData) -> int:
+    """How many of the pairs are among others as well, in either order; by their text where it is known, else by their tokens.
+
+    Tokens of one sentence may differ between stores in the last bits.
+    """
+    by_text = pairs.sentences is not None and others.sentences is not None
+
+    def keys(part: PairData) -> Iterator[frozenset[Any]]:
+        sentences = part.sentences if by_text and part.sentences is not None else part.tokens.digests.tolist()
+        return (frozenset((sentences[a], sentences[b])) for a, b in zip(part.first.tolist(), part.second.tolist(), strict=True))
+
+    own = list(keys(pairs))
+    shared = set(own).intersection(keys(others))
+    return sum(key in shared for key in own)
+
+
 def sentence_groups(pairs: PairData) -> np.ndarray:
     """The group number `(n,)` of each pair: connected components of pairs that share sentences."""
     _, same = np.unique(pairs.tokens.digests, return_inverse=True)

@@ -75,7 +75,8 @@ def store_parts(folder: Path, **parts: int) -> Path:
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     for name, n in parts.items():
-        store_pairs(folder / f"{name}.store", *learnable_pairs(rng, n))
+        text = [f"{name} {i}" for i in range(2 * n)]  # other sentences than those of the other parts
+        store_pairs(folder / f"{name}.store", *learnable_pairs(rng, n), text)
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from common.starter import STARTER_DEV, STARTER_TEST, STARTER_TRAIN
-from data import open_pairs, sentence_groups, split_by_groups, store_folder, training_batches
+from data import count_shared, open_pairs, sentence_groups, split_by_groups, store_folder, training_batches
 from evaluation.encoding import encode
 from model import EncoderConfig, SentenceEncoder, mean_pooling, sentence_lengths
 from tokens.token_store import create_store, open_store
@@ -144,6 +145,14 @@ def test_the_split_is_near_the_fraction_and_follows_the_seed(make_pairs):
     for n, fraction in ((60, 0.996), (5, 0.9), (2, 0.8), (2, 0.5)):
         training, validation = split_by_groups(pairs.select(np.arange(n)), fraction, 0)
         assert len(training) == max(1, round(n * (1 - fraction))) and len(training) + len(validation) == n
+
+
+def test_pairs_among_others_are_counted_in_either_order_by_text_or_tokens(make_pairs):
+    pairs = make_pairs([0, 2, 4, 0], [1, 3, 5, 1])
+    others = replace(pairs, first=np.array([1, 2, 4]), second=np.array([0, 5, 5]), labels=pairs.labels[:3])
+    assert count_shared(pairs, others) == 3 and count_shared(others, pairs) == 2
+    named = [replace(part, sentences=list("abcdef")) for part in (pairs, make_pairs([0, 0], [1, 2], seed=1))]
+    assert count_shared(*named) == 2 and count_shared(named[0], replace(named[1], sentences=None)) == 0
 
 
 @pytest.mark.parametrize(

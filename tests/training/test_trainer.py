@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from conftest import last_line, run_script, store_pairs, store_parts
+from conftest import last_line, learnable_pairs, run_script, store_pairs, store_parts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -375,6 +375,18 @@ def test_without_validation_pairs_a_part_is_set_aside(folder, tmp_path, run_here
     )  # fmt: skip
     assert "15 validation pairs are too few to choose the best weights" in few.stdout
     assert "The earlier model.bin is kept as model.bin.previous" in few.stdout
+
+
+def test_validation_pairs_that_are_trained_on_are_said_to_be(tmp_path, run_here):
+    rng, stores = np.random.default_rng(0), {}
+    for name, start in (("train", 0), ("dev", 30), ("test", 60)):  # half of dev is in train
+        text = [f"sentence {number}" for number in range(2 * start, 2 * start + 120)]
+        stores[name] = store_pairs(tmp_path / f"{name}.store", *learnable_pairs(rng, 60), text)
+    command = ("train.py", "--data", stores["train"], "--run_dir", tmp_path / "run", "--out", tmp_path / "model.bin", *SMALL)
+    done = run_here(*command, "--phases.graded.epochs", "1", "--validation", stores["dev"], "--test", stores["test"])
+    assert "warning: 30 of the 60 validation pairs are training pairs too" in done.stderr and "test pairs" not in done.stderr
+    done = run_here(*command, "--phases.graded.epochs", "1", "--validation", stores["test"], "--test", stores["train"])
+    assert "warning: 60 of the 60 test pairs are training pairs too" in done.stderr and "validation pairs" not in done.stderr
 
 
 def test_the_published_preset_runs(folder, tmp_path, run_here):
