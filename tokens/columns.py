@@ -16,6 +16,7 @@ NAMES = {
     "label": "score label similarity similarity_score relatedness_score is_duplicate gold gold_label quality",
 }
 TEXT_NAMES = ["text", "sentence", "sentences", "question", "title", "query", "document", "passage", "content", "body"]
+SENTENCE_NAMES = {*TEXT_NAMES, *NAMES["first"].split(), *NAMES["second"].split()}
 ID_NAMES = ("id", "_id")
 ROLE_OF = {name: role for role, names in NAMES.items() for name in names.split()}
 NEGATIVE = re.compile(r"negatives?_?\d*")
@@ -93,7 +94,8 @@ def find_text_column(header: list[str] | None, sample: Sequence[Row], wanted: st
         found, by_name = _wanted_positions(header, names, max(map(len, rows)), wanted, ("text", "id"))
         if len(found["text"]) != 1 or len(found["id"]) > 1:
             raise ColumnsError(f"--columns names {len(found['text'])} columns as text and {len(found['id'])} as id, expected one")
-        return TextColumn(found["text"][0], next(iter(found["id"]), None), header is None and by_name)
+        has_header = header is None and (by_name or _are_names(names, found["text"]))
+        return TextColumn(found["text"][0], next(iter(found["id"]), None), has_header)
     simple = [_simple(name) for name in names]
     text = [position for position, name in enumerate(simple) if name in TEXT_NAMES]
     ids = [position for position, name in enumerate(simple) if name in ID_NAMES]
@@ -226,7 +228,11 @@ def _wanted_columns(header: list[str] | None, names: Sequence[str], rows: Sequen
         if len(roles[role]) > 1 or (role != "label" and not roles[role]):
             raise ColumnsError(f"--columns names {len(roles[role])} columns as {role}, expected one")
     label = next(iter(roles["label"]), None)
-    first_is_header = header is None and (by_name or (label is not None and label < len(names) and _is_name(names[label])))
+    if label is None:
+        named = _are_names(names, (roles["first"][0], roles["second"][0]))
+    else:
+        named = label < len(names) and _is_name(names[label])
+    first_is_header = header is None and (by_name or named)
     return Columns(
         roles["first"][0],
         roles["second"][0],
@@ -236,6 +242,11 @@ def _wanted_columns(header: list[str] | None, names: Sequence[str], rows: Sequen
         label_name=_simple(names[label]) if label is not None and (first_is_header or header) else "",
         width=width,
     )
+
+
+def _are_names(names: Sequence[str], positions: Sequence[int]) -> bool:
+    """Whether the first row has known names of columns, such as question1, at all these positions."""
+    return all(position < len(names) and _simple(names[position]) in SENTENCE_NAMES for position in positions)
 
 
 def _is_name(cell: str) -> bool:

@@ -27,7 +27,8 @@ def write_all(folder):
     (folder / "other.csv").write_text("key;title\n" + "".join(f'{row["id"]};"{row["text"]}"\n' for row in rows), encoding="utf-8")
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "rows.parquet")
-    columns = {"plain.tsv": "text=3,id=1", "other.csv": "text=title,id=key"}
+    (folder / "numbers.csv").write_text((folder / "table.csv").read_text(encoding="utf-8"), encoding="utf-8")
+    columns = {"plain.tsv": "text=3,id=1", "numbers.csv": "text=2,id=1", "other.csv": "text=title,id=key"}
     return [(folder / name, columns.get(name), "txt" not in name) for name in sorted(path.name for path in folder.iterdir())]
 
 

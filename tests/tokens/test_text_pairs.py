@@ -308,6 +308,15 @@ def test_columns_by_number_are_not_looked_for_among_cells(tmp_path):
         read_text_pairs(tmp_path / "x", ReadOptions(columns="first=1,second=2,label=3"))
 
 
+@pytest.mark.parametrize(
+    ("header", "is_one"), [("id\tquestion1\tquestion2\n", True), ("\tText\tBody\n", True), ("id\tquestion\tWhy?\n", False)]
+)
+def test_a_header_over_columns_by_number_without_labels_is_known_by_its_names(tmp_path, header, is_one):
+    (tmp_path / "x").write_text(f"{header}1\ta\tb\n")
+    assert read_text_pairs(tmp_path / "x", ReadOptions(columns="first=2,second=3")).first[-1:] == ["a"]
+    assert len(read_text_pairs(tmp_path / "x", ReadOptions(columns="first=2,second=3"))) == 2 - is_one
+
+
 def test_the_header_is_left_out_after_a_bad_row(tmp_path):
     (tmp_path / "x").write_bytes(b"\xff\nsentence1\tsentence2\tscore\na\tb\t3\n")
     with pytest.raises(InputError, match=r"x:1: not UTF-8 \(byte 1"):
