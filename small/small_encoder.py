@@ -35,18 +35,19 @@ class SmallEncoder:
         """The embeddings `(n, output_dim)` of n sentences, or `(output_dim,)` of one string: float32, unit length."""
         texts, batch_size, truncated = _as_list(sentences), max(1, batch_size), 0
         embeddings = np.empty((len(texts), self.output_dim), dtype=np.float32)
-        for start in range(0, len(texts), SORTED_TOGETHER):
-            ids, cut = self.tokenize(texts[start : start + SORTED_TOGETHER])
-            truncated += cut
-            order = np.argsort([len(own) for own in ids], kind="stable")  # batches of similar length have little padding
-            done = 0
-            while done < len(order):
-                longest = len(ids[order[min(done + batch_size, len(order)) - 1]])
-                rows = order[done : done + min(batch_size, max(1, TOKENS_TOGETHER // max(1, longest)))]
-                (embeddings[start + rows],) = self.run(["sentence_embedding"], [ids[row] for row in rows])
-                done += len(rows)
-                if show_progress:
-                    print(f"\r{start + done:,} of {len(texts):,} sentences", end="", file=sys.stderr, flush=True)
+        say = print if show_progress and texts else lambda *text, **where: None
+        try:
+            for start in range(0, len(texts), SORTED_TOGETHER):
+                ids, cut = self.tokenize(texts[start : start + SORTED_TOGETHER])
+                truncated += cut
+                order = np.argsort([len(own) for own in ids], kind="stable")  # batches of similar length have little padding
+                while len(order):
+                    longest = len(ids[order[min(batch_size, len(order)) - 1]])
+                    rows, order = np.split(order, [min(batch_size, max(1, TOKENS_TOGETHER // max(1, longest)))])
+                    (embeddings[start + rows],) = self.run(["sentence_embedding"], [ids[row] for row in rows])
+                    say(f"\r{start + len(ids) - len(order):,} of {len(texts):,} sentences", end="", file=sys.stderr, flush=True)
+        finally:
+            say(file=sys.stderr)  # what follows, an error perhaps, begins on a line of its own
         if truncated:
             warnings.warn(f"{truncated} of {len(texts)} sentences truncated to {self.max_length} tokens (max_length)", stacklevel=2)
         return embeddings[0] if isinstance(sentences, str) else embeddings
@@ -62,8 +63,7 @@ class SmallEncoder:
 
     def run(self, outputs: list[str], ids: list[list[int]]) -> list[np.ndarray]:
         """Outputs of the graph for B sentences: `last_hidden_state` `(B, T, K)`, `sentence_embedding` `(B, K)`, K output_dim."""
-        tokens = np.zeros((len(ids), max(1, *map(len, ids))), dtype=np.int64)
-        mask = np.zeros_like(tokens)
+        tokens, mask = np.zeros((2, len(ids), max(1, *map(len, ids))), dtype=np.int64)
         for row, own in enumerate(ids):
             tokens[row, : len(own)], mask[row, : len(own)] = own, 1
         return self._session.run(outputs, {"input_ids": tokens, "attention_mask": mask})

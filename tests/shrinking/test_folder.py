@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -202,7 +203,11 @@ def test_no_sentences_long_ones_and_many(tiny, monkeypatch, capsys):
     expected = encoder.encode(iter(sentences))
     monkeypatch.setattr("portable.small_encoder.SORTED_TOGETHER", 5)
     np.testing.assert_allclose(encoder.encode(sentences, batch_size=2, show_progress=True), expected, atol=1e-6)
-    assert "18 of 18 sentences" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith("\r18 of 18 sentences\n")
+    monkeypatch.setattr(encoder, "tokenize", mock.Mock(side_effect=[encoder.tokenize(sentences[:5]), KeyboardInterrupt]))
+    with pytest.raises(KeyboardInterrupt):
+        encoder.encode(sentences, show_progress=True)
+    assert capsys.readouterr().err == "\r5 of 18 sentences\n"
 
 
 def test_the_card_and_the_configuration_say_where_it_comes_from(tiny):
