@@ -44,10 +44,11 @@ SHORT_RUN = (
 )
 # The fork server has imported everything, so runs are killed while they work, not while they import.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["train"])
+CONTEXT.set_forkserver_preload(["train", "torch._dynamo", "scipy.stats", "sklearn.model_selection", "matplotlib.figure"])
 
 
-def _train(arguments: list[str]) -> None:
+def train_quietly(arguments: list[str]) -> None:
+    """Run train.py in this process, which then ends."""
     tqdm.set_lock(threading.RLock())  # the default lock has a semaphore, which a killed process would leak
     with open(os.devnull, "w") as devnull:
         sys.stdout = sys.stderr = devnull
@@ -73,7 +74,7 @@ class Training:
         """
         place = self.folder / "run"
         arguments = ["--run_dir", str(place)] if resume and read_arguments(place) else self.arguments
-        process = CONTEXT.Process(target=_train, args=([*arguments, *["--resume"] * resume],))
+        process = CONTEXT.Process(target=train_quietly, args=([*arguments, *["--resume"] * resume],))
         process.start()
         process.join(kill_after)
         process.kill()

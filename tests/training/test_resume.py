@@ -139,26 +139,25 @@ def run_files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-KILLED = """
-import os, signal, sys
-import train
-from common.cli import run_command
-from training.resume import SavedRun
+def train_until(moment: str, arguments: list[str]) -> None:
+    """Run train.py, in a process of its own, which is killed at that moment."""
 
-def killed(*_, **__):
-    os.kill(os.getpid(), signal.SIGKILL)
+    def killed(*_, **__) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
-moment = sys.argv.pop(1)
-if moment == "opening pairs":
-    train.open_pairs = killed
-elif moment == "first step":
-    SavedRun._at_safe_point = killed
-else:
-    save = SavedRun._write
-    SavedRun._write = lambda saved, contents: (save(saved, contents), (saved.path.parent / "twice").exists() and killed(),
-                                               (saved.path.parent / "twice").touch())
-run_command(train.main)
-"""
+    def killed_after_two(saved: SavedRun, contents: dict) -> None:
+        save(saved, contents)
+        if (saved.path.parent / "twice").exists():
+            killed()
+        (saved.path.parent / "twice").touch()
+
+    if moment == "opening pairs":
+        train_module.open_pairs = killed
+    elif moment == "first step":
+        SavedRun._at_safe_point = killed
+    else:
+        save, SavedRun._write = SavedRun._write, killed_after_two
+    kill_and_resume.train_quietly(arguments)
 
 
 @pytest.fixture
@@ -173,10 +172,13 @@ def places(folder, tmp_path, monkeypatch):
     options = (*pairs, "--out", "a.bin", *SMALL, "--seed", "3", "--phases.graded.epochs", "4", "--save_seconds", "0")
 
     def kill(moment: str, *changes: str) -> None:
-        command = [sys.executable, "-c", KILLED, moment, *options, "--run_dir", "run", *changes]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, timeout=100, check=False)
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        arguments = [*options, "--run_dir", "run", *changes]
+        with monkeypatch.context() as patch:
+            patch.chdir(here)
+            process = kill_and_resume.CONTEXT.Process(target=train_until, args=(moment, arguments))
+            process.start()
+        process.join(100)
+        assert process.exitcode == -signal.SIGKILL
 
     monkeypatch.chdir(there)
     return here, there, kill, options
