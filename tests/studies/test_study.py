@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import last_line, run_script, store_parts
+from conftest import last_line, store_parts
 from matplotlib.figure import Figure
 
 from common.errors import InputError
@@ -97,9 +97,9 @@ def test_a_run_with_other_options_is_refused_and_one_without_record_is_done(stud
     assert all(run.is_done() for run in read_study(study).runs)
 
 
-def test_a_run_that_fails_is_named_with_its_last_line(study, tmp_path):
+def test_a_run_that_fails_is_named_with_its_last_line(study, tmp_path, run_here):
     (tmp_path / "mine" / "train.store").write_bytes(b"nothing")
-    message = last_line(run_script("study.py", study, "--results", tmp_path / "results", "--workers", "1"))
+    message = last_line(run_here("study.py", study, "--results", tmp_path / "results", "--workers", "1"))
     assert "log.txt: plain, seed 0, ended with status 2: error: " in message
     assert not (tmp_path / "results").exists()
 
