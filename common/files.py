@@ -6,7 +6,6 @@ import csv
 import io
 import os
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +80,5 @@ def size_of(path: Path) -> int:
 
 def write_figure_atomically(path: str | os.PathLike[str], figure: Figure) -> None:
     """Write a matplotlib figure to `path` as PNG, atomically, at the README's resolution."""
-    with write_atomically(path) as file, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # drawn as a box
+    with write_atomically(path) as file:
         figure.savefig(file, format="png", dpi=110)

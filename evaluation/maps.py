@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import html
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.manifold import TSNE
 
 from common.errors import InputError
@@ -106,6 +109,7 @@ def draw_maps(
         scatter = axes.scatter(x, y, c=point_labels[order], cmap="viridis", vmin=0, vmax=MAX_LABEL, s=13, linewidths=0, zorder=2)
         if sentences is not None:
             _write_sentences(axes, points, sentences)
+        axes.margins(x=0.12, y=0.08)  # room for sentences at the edge
         axes.set_title(title, fontsize=11)
         axes.set_xticks([])
         axes.set_yticks([])
@@ -118,10 +122,16 @@ def draw_maps(
 
 
 def _write_sentences(axes: Axes, points: np.ndarray, sentences: Sequence[str]) -> None:
+    """Write a few sentences beside their points; none that needs letters which the font of figures lacks."""
+    letters = get_font(findfont(FontProperties())).get_charmap()
+    readable = [number for number, sentence in enumerate(sentences) if all(ord(letter) in letters for letter in sentence)]
     box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.75, "linewidth": 0}
-    for number in readable_points(points, sentences):
-        text = textwrap.fill(textwrap.shorten(sentences[number], 2 * WRITTEN_WIDTH - 4, placeholder=" …"), WRITTEN_WIDTH)
-        axes.annotate(text, points[number], fontsize=7, ha="center", va="center", zorder=3, bbox=box, parse_math=False)
+    for chosen in readable_points(points[readable], [sentences[number] for number in readable]):
+        number = readable[chosen]
+        text, most = " ".join(sentences[number].split()), 2 * WRITTEN_WIDTH - 4
+        text = textwrap.fill(text if len(text) <= most else f"{text[: most - 1]}…", WRITTEN_WIDTH)
+        above = axes.annotate(text, points[number], (0, 4), textcoords="offset points", fontsize=7, zorder=3, parse_math=False)
+        above.set(ha="center", va="bottom", bbox=box)
 
 
 def readable_points(points: np.ndarray, sentences: Sequence[str]) -> list[int]:
@@ -131,10 +141,14 @@ def readable_points(points: np.ndarray, sentences: Sequence[str]) -> list[int]:
         points: coordinates `(m, 2)`.
         sentences: the m sentences.
     """
-    regions = KMeans(min(WRITTEN_OUT, len(np.unique(points, axis=0))), n_init=1, random_state=0).fit(points)
+    if not len(points):
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer regions where points coincide
+        regions = KMeans(min(WRITTEN_OUT, len(points)), n_init=1, random_state=0).fit(points)
     distance = np.linalg.norm(points - regions.cluster_centers_[regions.labels_], axis=1)
     chosen = []
-    for region in range(regions.n_clusters):
+    for region in np.unique(regions.labels_):
         own = np.flatnonzero(regions.labels_ == region)
         middle = own[distance[own].argsort(kind="stable")[:MIDDLE]]
         chosen.append(min(middle.tolist(), key=lambda number: len(sentences[number])))
