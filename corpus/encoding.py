@@ -148,11 +148,13 @@ def encode_here(folder: CorpusFolder, numbers: list[int], processes: int, device
     def begin(parts: int) -> None:
         # What starts now inherits the mask and never sees Ctrl-C: this process, which does in a moment, ends the others.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        for number in islice(waiting, parts):
-            part = pool.submit(_run_worker, number)
-            running[part] = number
-            part.add_done_callback(finished.put)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            for number in islice(waiting, parts):
+                part = pool.submit(_run_worker, number)
+                running[part] = number
+                part.add_done_callback(finished.put)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     try:
         begin(2 * processes)  # a second one each, so that none has to wait for this process; all at once would take long

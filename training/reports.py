@@ -79,7 +79,9 @@ def draw_history(path: Path, result: TrainingResult, phases: Mapping[str, Phase]
             ([record.loss for record in phase], "o-", f"{name}, training"),
             ([record.validation_loss for record in phase], "s--", f"{name}, {on_validation}"),
         ):
-            loss_axes.plot([record.epoch for record in phase], np.array(values) / (values[0] or 1), style, markersize=3, label=label)
+            loss_axes.plot(
+                [record.epoch for record in phase], np.array(values) / (values[0] or 1), style, markersize=3, label=label
+            )
         for axes in (loss_axes, score_axes, rate_axes):
             axes.axvspan(phase[0].epoch - 0.5, phase[-1].epoch + 0.5, color="0.93" if phase[0].epoch > 1 else "0.98", zorder=0)
         height = 1.03 + 0.1 * (number % 2)  # in turn, because a phase may be one epoch wide
