@@ -30,6 +30,8 @@ from tokens.text_store import default_store, text_store
 from tokens.token_store import TokenStore, is_store, open_store, unpack_json
 
 DATA = Path(__file__).parent / "data"
+LEFT_OUT = 0.05  # of the pairs: too few to make small batches of them
+TRIES = 100  # batches for each pair, the first and the last; more take long where a few sentences are in most pairs
 
 
 @dataclass(frozen=True)
@@ -392,8 +394,8 @@ def batches_without_duplicates(sentences: np.ndarray, batch_size: int, rng: np.r
     """Like `random_batches`, but no sentence belongs to two pairs of a batch.
 
     A sentence that is one pair's positive and another's negative would be pulled and pushed at once. Each pair joins the
-    first batch with room and none of its sentences, if need be a new one: where sentences repeat often, the last batches are
-    small. Pairs that are alone in a batch at the end are left out of this pass.
+    first batch with room and none of its sentences. A few that fit nowhere are left out of this pass; where sentences repeat
+    often, they get further batches, which are smaller.
 
     Args:
         sentences: `(n, s)`, the s sentences of each pair; equal numbers are equal sentences.
@@ -405,20 +407,26 @@ def batches_without_duplicates(sentences: np.ndarray, batch_size: int, rng: np.r
     first_open, first_open_to = 0, dict[int, int]()  # batches before these are full, or full or with that sentence
     rows = sentences.tolist()
     for pair in rng.permutation(len(sentences)).tolist():
-        candidate = first_open
+        begin = first_open
         for sentence in rows[pair]:
             number = max(first_open, first_open_to.get(sentence, 0))
             while number < len(batches) and (len(batches[number]) == batch_size or sentence in taken[number]):
                 number += 1
             first_open_to[sentence] = number
-            candidate = max(candidate, number)
-        while candidate < len(batches) and (len(batches[candidate]) == batch_size or not taken[candidate].isdisjoint(rows[pair])):
-            candidate += 1
-        if candidate == len(batches):
+            begin = max(begin, number)
+        end = begin + TRIES
+        for number in (*range(begin, min(end, len(batches))), *range(max(end, len(batches) - TRIES), len(batches))):
+            if len(batches[number]) < batch_size and taken[number].isdisjoint(rows[pair]):
+                break
+        else:
+            number = len(batches)
             batches.append([])
             taken.append(set())
-        batches[candidate].append(pair)
-        taken[candidate].update(rows[pair])
+        batches[number].append(pair)
+        taken[number].update(rows[pair])
         while first_open < len(batches) and len(batches[first_open]) == batch_size:
             first_open += 1
+    usual = count_batches(len(sentences), batch_size)
+    if sum(map(len, batches[usual:])) <= LEFT_OUT * len(sentences):
+        del batches[usual:]
     return [np.array(batch) for batch in batches if len(batch) > 1]

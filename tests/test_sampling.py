@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import batches_without_duplicates, count_batches, random_batches
+from data import LEFT_OUT, batches_without_duplicates, count_batches, random_batches
 
 sizes = st.integers(2, 9)
 seeds = st.integers(0, 1000)
@@ -37,7 +37,8 @@ def test_no_sentence_belongs_to_two_pairs_of_a_batch(sentences, size, seed):
     pairs = np.concatenate([np.empty(0, int), *batches])
     assert len(set(pairs)) == len(pairs)
     left_out = [set(sentences[pair].tolist()) for pair in set(range(len(sentences))) - set(pairs.tolist())]
-    assert not any(one.isdisjoint(other) for one, other in combinations(left_out, 2))  # two that fit would be a batch
+    if len(left_out) > LEFT_OUT * len(sentences) + 1:  # more than a few, and one alone at the end
+        assert not any(one.isdisjoint(other) for one, other in combinations(left_out, 2))  # two that fit would be a batch
 
 
 @given(
@@ -52,6 +53,9 @@ def test_each_pair_is_in_the_first_batch_where_it_fits(sentences, size, seed):
         if True not in fits:
             expected.append([])
         expected[[*fits, True].index(True)].append(pair)
+    usual = count_batches(len(sentences), size)
+    if sum(map(len, expected[usual:])) <= LEFT_OUT * len(sentences):
+        expected = expected[:usual]
     batches = batches_without_duplicates(np.array(sentences).reshape(-1, 3), size, np.random.default_rng(seed))
     assert [batch.tolist() for batch in batches] == [batch for batch in expected if len(batch) > 1]
 
@@ -67,7 +71,7 @@ def test_few_pairs_are_left_out_where_some_sentences_repeat():
     rng = np.random.default_rng(0)
     sentences = rng.integers(0, 5000, (2000, 4))
     kept = sum(map(len, batches_without_duplicates(sentences, 64, rng)))
-    assert kept > 1980
+    assert 1980 < kept < 2000
 
 
 def test_pairs_of_a_few_sentences_are_in_more_batches_instead_of_none():
@@ -79,11 +83,12 @@ def test_pairs_of_a_few_sentences_are_in_more_batches_instead_of_none():
         assert len(batches) > 2 * count_batches(1000, 64) and sum(map(len, batches)) > 950
 
 
-def test_many_pairs_of_one_sentence_take_no_time():
-    sentences = np.stack([np.zeros(20_000, int), np.arange(1, 20_001)], axis=1)
-    begin = time.perf_counter()
-    assert batches_without_duplicates(sentences, 64, np.random.default_rng(0)) == []
-    assert time.perf_counter() - begin < 5
+def test_many_pairs_of_few_sentences_take_no_time():
+    first, begin = np.arange(100, 20_100)[:, None], time.perf_counter()
+    assert batches_without_duplicates(np.hstack([first, np.zeros_like(first)]), 64, np.random.default_rng(0)) == []
+    negatives = np.random.default_rng(0).integers(0, 20, (20_000, 6))
+    assert sum(map(len, batches_without_duplicates(np.hstack([first, negatives]), 64, np.random.default_rng(0)))) > 19_900
+    assert time.perf_counter() - begin < 10
 
 
 def test_the_order_follows_the_seed():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.errors import InputError
-from data import PairBatch, PairData, batches_of_pairs, count_batches, training_batches
+from data import LEFT_OUT, PairBatch, PairData, batches_of_pairs, count_batches, training_batches
 from evaluation.checkpoint import save_encoder
 from evaluation.encoding import device_of, encode_pairs
 from evaluation.scores import RankingScores, Scores, score, selection_metric, worse_scores
@@ -214,7 +214,7 @@ class Trainer:
         pairs, begin = self.phase_pairs[name], len(self._batches_of_epochs)
         sizes = [list(map(len, self._batches(pairs, phase, begin + number))) for number in range(1, phase.epochs + 1)]
         left_out = max((len(pairs) - sum(epoch) for epoch in sizes), default=0)
-        if left_out > 1 and processes.is_main():  # a single pair may be left out of any epoch, see `count_batches`
+        if left_out > max(1, LEFT_OUT * len(pairs)) and processes.is_main():  # a few are, and others in each epoch
             note = f"phase {name}: up to {left_out:,} of {len(pairs):,} pairs are left out of each epoch, not always the same ones"
             tqdm.write(f"{note}: their sentences are in many pairs, and no batch may hold one twice", file=sys.stderr)
         return [len(epoch) for epoch in sizes]
