@@ -49,7 +49,7 @@ from tokens.text_pairs import TextPairs, add_read_arguments, read_options
 from tokens.token_store import short_hash
 from training.reports import write_metrics
 from training.resume import SavedRun, arguments_to_save, with_saved_arguments
-from training.teacher_folder import identity_of_teacher, read_teacher, save_teacher
+from training.teacher_folder import identity_of_teacher, read_teacher, save_teacher, teacher_folders
 from training.whole_encoder import WholeEncoder
 
 SAVE_SECONDS = 300.0
@@ -151,6 +151,7 @@ def parse_options(arguments: list[str]) -> Any:
         raise InputError("--layers none leaves no feed-forward blocks; leave out --relu and --intermediate_size")
     options.validation = options.validation or [str(STARTER_DEV)]
     options.backbone, options.device = absolute_if_exists(options.backbone), str(choose_device(options.device))
+    options.teacher = teacher_folders(options.teacher)
     options.run_dir = options.run_dir or f"runs/{time.strftime('%Y%m%d-%H%M%S')}"
     options.out = options.out or f"{options.run_dir}/small"
     return options
@@ -311,7 +312,7 @@ def origin_of(options: Namespace) -> dict[str, Any]:
     own = {
         "backbone": Path(options.backbone).name if Path(options.backbone).exists() else options.backbone,
         "layers": options.layers,
-        "teachers": [name_of_teacher(Path(teacher)) for teacher in options.teacher or []],
+        "teachers": [name_of_teacher(Path(teacher)) for teacher in options.teacher],
         "data": [Path(path).name for name in ("text", "data") for path in options[name] or []],
     }
     with suppress(InputError):  # an ordinary backbone

@@ -39,6 +39,7 @@ from training.distillation import with_teacher_targets
 from training.recipe import Recipe, add_recipe_arguments, parse_recipe
 from training.reports import data_facts, draw_history, write_history, write_metrics, write_recipe
 from training.resume import SAVE_SECONDS, SavedRun, arguments_to_save, identity_of_run, read_arguments
+from training.teacher_folder import teacher_folders
 from training.trainer import Trainer, TrainingResult
 
 MIN_VALIDATION_PAIRS = 30  # a rank correlation of fewer pairs is mostly noise
@@ -136,6 +137,7 @@ def choose_files(options: Any) -> None:
         options.validation = options.validation or [str(STARTER_DEV)]
         options.test = options.test or [str(STARTER_TEST)]
     options.data = options.data or [str(DATA)]
+    options.teacher = teacher_folders(options.teacher)
     options.out = options.out or "model.bin"
     options.run_dir = options.run_dir or f"runs/{time.strftime('%Y%m%d-%H%M%S')}"
 

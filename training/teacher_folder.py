@@ -15,7 +15,7 @@ import numpy as np
 from common.errors import InputError
 from common.files import make_readable, write_text_atomically
 from common.progress import Progress
-from text import load_small_encoder
+from text import SMALL, load_small_encoder
 from tokens.backbone import Backbone
 from tokens.sentence_files import SentenceFiles
 from tokens.token_store import cached_store, create_store, identity_of, short_hash
@@ -24,6 +24,11 @@ from training.whole_encoder import WholeEncoder
 FACTS, WEIGHTS = "teacher.json", "model.safetensors"
 GRAPH = "encoder.onnx"  # of a small encoder
 ENCODED_TOGETHER = 1024  # sentences
+
+
+def teacher_folders(names: Sequence[str] | None) -> list[str]:
+    """The folders of teachers by the names given for them: `small` is the encoder that ships, unless a folder here has the name."""
+    return [str(SMALL) if name == SMALL.name and not Path(name).exists() else name for name in names or []]
 
 
 def save_teacher(folder: Path, teacher: WholeEncoder, facts: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SENTENCES, WORDS, last_line, stopped_and_resumed
+from conftest import ROOT, SENTENCES, WORDS, last_line, stopped_and_resumed
 
 from common.errors import InputError
 from common.files import ordinary_mode
@@ -23,7 +23,7 @@ from tokens.backbone import Backbone
 from tokens.text_store import BackboneSettings, text_store
 from training.distillation import make_pieces, with_teacher_targets
 from training.teacher import TeacherSettings, TeacherTrainer
-from training.teacher_folder import load_teacher, save_teacher, teacher_embeddings
+from training.teacher_folder import load_teacher, save_teacher, teacher_embeddings, teacher_folders
 from training.whole_encoder import WholeEncoder, validate
 
 
@@ -54,6 +54,13 @@ def folder(tiny_bert, tmp_path) -> Path:
     """A teacher that has not learned anything."""
     save_teacher(tmp_path / "teacher", WholeEncoder(Backbone(str(tiny_bert), max_length=9)), {"set_aside": None})
     return tmp_path / "teacher"
+
+
+def test_small_names_the_encoder_that_ships_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert teacher_folders(["small", "small", "mine"]) == [str(ROOT / "small")] * 2 + ["mine"] and teacher_folders(None) == []
+    (tmp_path / "small").mkdir()
+    assert teacher_folders(["small"]) == ["small"]
 
 
 def test_before_training_it_is_the_mean_pooled_backbone(tiny_bert, pairs):
