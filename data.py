@@ -247,15 +247,14 @@ def split_by_groups(pairs: PairData, fraction: float, seed: int) -> tuple[PairDa
     n_parts = max(2, round(1 / fraction))
     if len(pairs) < n_parts:
         raise InputError(
-            f"too few pairs ({len(pairs)}), expected at least {n_parts} to set aside {fraction:.0%} of them; give more pairs, or "
-            "separate validation pairs"
+            f"too few pairs ({len(pairs)}), expected at least {n_parts} to set aside {fraction:.0%} of them; give more"
         )
     groups = sentence_groups(pairs)
     n_groups = int(groups.max()) + 1
     if n_groups < n_parts:
         raise InputError(
             f"cannot set aside {fraction:.0%} of {len(pairs)} pairs: they share too many sentences and form only {n_groups} "
-            "groups; give more pairs, or separate validation pairs"
+            "groups; give more pairs"
         )
     # GroupKFold balances the parts and breaks ties by group number: numbering the groups at random makes it random.
     numbers = np.random.default_rng(seed).permutation(n_groups)[groups]

@@ -140,9 +140,11 @@ def cosines(first: torch.Tensor, second: torch.Tensor) -> np.ndarray:
 
 
 def score_table(columns: Mapping[str, Mapping[str, float | int]]) -> str:
-    """A text table with one column per encoder and one row per score."""
+    """A text table with one column per encoder and one row per score that is known."""
     lines = [["", *columns]]
     for name in next(iter(columns.values())):
-        values = (scores[name] for scores in columns.values())
+        values = [scores[name] for scores in columns.values()]
+        if np.isnan(values).all():
+            continue
         lines.append([name, *(f"{value:.4f}" if isinstance(value, float) else f"{value:,}" for value in values)])
     return text_table(lines)

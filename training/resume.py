@@ -286,7 +286,7 @@ class SavedRun:
                 raise InputError(f"the saved run is damaged ({reason}); start over without --resume", path=self.path) from error
             note = f"Resuming in {folder}/ after {trainer.batches_done:,} of {trainer.total_batches:,} batches."
         else:
-            note = f"The run is saved in {folder}/; if it is stopped, resume it with --{self.place} {folder} --resume."
+            note = f"The run is saved in {folder}/. To resume it if it is stopped: {self.command}"
             if resume:
                 note = f"No saved run in {folder}/, starting a new one."
             if processes.is_main() and (previous := self.back_up()):

@@ -114,6 +114,10 @@ def test_train_from_a_file_without_labels(tmp_path, run_here):
     assert 0 <= metrics["validation"]["encoder"]["triplet_accuracy"] <= 1
     assert next(csv.DictReader((tmp_path / "run" / "history.csv").open()))["validation_triplet_accuracy"]
     assert "no labels" in last_line(run_here("train.py", "--data", tmp_path / "tuples.csv", *places))
+    with (tmp_path / "pairs.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([row[:2] for row in (names, *rows)])
+    done = run_here("train.py", "--data", tmp_path / "pairs.csv", "--preset", "pairs", "--phases.ranking.epochs", "1", *places)
+    assert "validation MRR" in done.stdout and "triplet" not in done.stdout  # which needs negatives
 
 
 def test_equal_labels_are_an_error_before_training(tmp_path, run_here):
