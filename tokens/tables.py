@@ -214,7 +214,7 @@ def _delimited_rows(path: Path, start: int, delimiter: str, quoted: bool) -> Ite
 
 
 def _json_lines(path: Path) -> Table:
-    """A JSON object or array per line; the first object names the columns."""
+    """A JSON object or array per line, all as the first; the keys of the sample's objects name the columns."""
     header: list[str] | None = None
 
     def parse(line: str | BadRow) -> Any:
@@ -236,15 +236,14 @@ def _json_lines(path: Path) -> Table:
             blank = []
             yield number, _cells(parse(line), header)
 
-    first = next((line for _, line in text_lines(path) if line.strip()), "")
-    record = parse(first)
-    if isinstance(record, dict):
-        header = [str(name) for name in record]
+    sample = [parse(line) for _, line in islice(text_lines(path), SAMPLE_LINES) if line.strip()]
+    if sample and isinstance(sample[0], dict):
+        header = _keys(sample)
     return Table(header, rows(text_lines(path)))
 
 
 def _json_array(path: Path) -> Table:
-    """One JSON array of objects, read at once; the first object names the columns."""
+    """One JSON array of objects, read at once; the keys of the sample's objects name the columns."""
     lines = []
     for number, line in text_lines(path):
         if isinstance(line, BadRow):
@@ -255,8 +254,13 @@ def _json_array(path: Path) -> Table:
     except (ValueError, RecursionError) as error:
         reason, number = getattr(error, "msg", "too deeply nested"), getattr(error, "lineno", 1)
         raise InputError(f"not JSON ({reason}), expected one array of objects", path=path, line=number) from error
-    header = [str(name) for name in records[0]]
+    header = _keys(records[:SAMPLE_LINES])
     return Table(header, ((number, _cells(record, header)) for number, record in enumerate(records, start=1)))
+
+
+def _keys(records: Iterable[Any]) -> list[str]:
+    """The keys of all objects in order of appearance: the first object alone may lack one."""
+    return list(dict.fromkeys(name for record in records if isinstance(record, dict) for name in record))
 
 
 def _cells(record: Any, header: list[str] | None) -> list[Any] | BadRow:

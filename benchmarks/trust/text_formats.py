@@ -252,11 +252,11 @@ class JsonTables(Tables):
         with suppress(ValueError):
             array = json.loads(decode(content))
             if isinstance(array, list) and array and all(isinstance(record, dict) for record in array):
-                yield list(array[0]), [[record.get(name) for name in array[0]] for record in array]
+                yield by_name(array)
         lines = without_blank_ends(decode(content).split("\n"), str)
         records = [json.loads(line) for line in lines]
         if isinstance(records[0], dict):
-            yield list(records[0]), [[record.get(name) for name in records[0]] for record in records]
+            yield by_name(records)
         else:
             yield [], records
             yield records[0], records[1:]
@@ -283,6 +283,14 @@ class ParquetTables(Tables):
     def ways(self, content: bytes) -> Iterator[Way]:
         table = parquet.ParquetFile(io.BytesIO(content)).read()
         yield table.column_names, [list(row.values()) for row in table.to_pylist()]
+
+
+def by_name(records: list[dict[str, Any]]) -> Way:
+    """Objects as rows; the names are the keys of all of them in order of appearance."""
+    names: list[str] = []
+    for record in records:
+        names += [name for name in record if name not in names]
+    return names, [[record.get(name) for name in names] for record in records]
 
 
 def decode(content: bytes) -> str:

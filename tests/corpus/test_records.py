@@ -91,6 +91,7 @@ def test_lines_come_back_and_blank_ones_between_are_bad(tmp_path, lines):
         ("a.csv", "id,text\n1,one\n2,\n3\n", r"a.csv:3: column 2 is empty.*2 bad rows.*line 4: 1 columns"),
         ("a.jsonl", '{"text": "one"}\n{"text": 3}\nno\n', r"a.jsonl:2: column 1 is 3.*line 3: not JSON"),
         ("a.jsonl", '{"text": "\\ud800"}\n', r"half a character"),
+        ("a.jsonl", '{"text": "one"}\n{"id": "b", "text": "two"}\n', r"a.jsonl:1: column 2 is empty, expected an id"),
         ("a.csv", "id,text\n,one\n", r"column 1 is empty, expected an id"),
         ("a.csv", "question1,question2\nare you?,am I?\n", r"cannot tell which column has the sentences.*--columns text="),
         ("a.txt", "", r"no sentences"),

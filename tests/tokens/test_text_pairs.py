@@ -206,6 +206,17 @@ def test_json_rows_of_another_kind_and_missing_fields(tmp_path):
     assert read_text_pairs(tmp_path / "y.jsonl").second == SECOND
 
 
+@pytest.mark.parametrize("is_array", [False, True])
+def test_a_key_missing_from_the_first_json_object_is_a_column_still(is_array, tmp_path):
+    rows = [{"sentence1": a, "sentence2": b, "score": label} for (a, b), label in zip(PAIRS, GRADED, strict=True)]
+    del rows[0]["score"]
+    (tmp_path / "x").write_text(json.dumps(rows) if is_array else "\n".join(map(json.dumps, rows)))
+    with pytest.raises(InputError, match=r"x:1: label empty is not a number"):
+        read_text_pairs(tmp_path / "x")
+    pairs = read_text_pairs(tmp_path / "x", ReadOptions(skip_bad_rows=True))
+    assert pairs.first == FIRST[1:] and pairs.has_labels and pairs.labels.tolist() == GRADED[1:]
+
+
 def test_rows_of_one_json_array_are_numbered_and_damage_has_its_line(tmp_path):
     path = tmp_path / "x.json"
     path.write_text('[{"sentence1": "a", "sentence2": "b"},\n\n {"sentence2": "c"}, [1]]')
