@@ -21,6 +21,11 @@ from tokens.tables import BadRow, Row, Table, first_rows, open_table
 MAX_LABEL = 5.0
 LOWEST, HIGHEST = -1.0, 5.0  # of all label scales that are recognised
 SHOWN = 5  # bad rows that an error lists
+FEW = 0.1  # of all rows: labels outside of every scale that may be mistakes, more are of another scale
+
+
+class OutsideScale(str):
+    """That a label is a number, but outside of its scale."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,11 @@ def read_text_pairs(source: str | os.PathLike[str], options: ReadOptions = ReadO
             negatives.append([cells[position] for position in columns.negatives])
         labels.append(label)
         numbers.append(number)
+    outside = [row for row in bad if isinstance(row[1], OutsideScale)]
+    if options.label_range is None and len(outside) > FEW * (len(first) + len(bad)):  # to skip them leaves the low labels alone
+        number, problem = outside[0]
+        others = f", as are {len(outside):,} labels of {len(first) + len(bad):,}" if len(outside) > 1 else ""
+        raise InputError(f"{problem}{others}; --label_range LOW,HIGH names another scale", path=source, line=number)
     if bad and not options.skip_bad_rows:
         raise InputError(describe_bad_rows(bad), path=source, line=bad[0][0])
     if not first:
@@ -130,13 +140,13 @@ def read_text_pairs(source: str | os.PathLike[str], options: ReadOptions = ReadO
         return TextPairs(first, second, np.full(len(first), MAX_LABEL, np.float32), negatives, has_labels=False, skipped=len(bad))
     values = np.array(labels)
     low, high, why = _scale(values, columns.label_name, options.label_range)
-    outside = np.flatnonzero((values < low) | (values > high))
-    if len(outside):
+    misfits = np.flatnonzero((values < low) | (values > high))
+    if len(misfits):
         raise InputError(
-            f"label {values[outside[0]]:g} does not fit the others, which are taken as {low:g} to {high:g} because {why}; fix it, "
+            f"label {values[misfits[0]]:g} does not fit the others, which are taken as {low:g} to {high:g} because {why}; fix it, "
             "or say --label_range LOW,HIGH",
             path=source,
-            line=numbers[outside[0]],
+            line=numbers[misfits[0]],
         )
     on_scale = (values if (low, high) == (0, MAX_LABEL) else (values - low) / (high - low) * MAX_LABEL).astype(np.float32)
     obvious = options.label_range is None and (low, high) == (values.min(), values.max()) == (0, MAX_LABEL)
@@ -223,16 +233,15 @@ def parse_label(cell: Any, bounds: tuple[float, float]) -> tuple[str, float]:
     if math.isnan(label):
         return f"label {_shown(cell)} is not a number", 0.0
     if not bounds[0] <= label <= bounds[1]:
-        return (
-            f"label {text} is out of range, expected {bounds[0]:g} to {bounds[1]:g}; --label_range LOW,HIGH names another scale",
-            0.0,
-        )
+        return OutsideScale(f"label {text} is out of range, expected {bounds[0]:g} to {bounds[1]:g}"), 0.0
     return "", label
 
 
 def describe_bad_rows(bad: Sequence[tuple[int, str]]) -> str:
     """What is wrong with the first of some bad rows, lines and problems; if there are more, their number and the next four."""
     message = bad[0][1]
+    if isinstance(bad[0][1], OutsideScale):
+        message += "; --label_range LOW,HIGH names another scale"
     if len(bad) > 1:
         others = "; ".join(f"line {number}: {problem}" for number, problem in bad[1:SHOWN])
         message += (

@@ -145,8 +145,13 @@ def test_another_scale_by_its_option_and_labels_that_contradict(tmp_path):
     rows = [["sentence1", "sentence2", "score"], *([f"a {i}", f"b {i}", label] for i, label in enumerate((20, 100, 0)))]
     (tmp_path / "x.csv").write_text(rows_as(rows))
     np.testing.assert_allclose(read_text_pairs(tmp_path / "x.csv", ReadOptions(label_range=(0, 100))).labels, [1, 5, 0])
-    with pytest.raises(InputError, match=r"x\.csv:2: label 20 is out of range, expected -1 to 5; --label_range LOW,HIGH"):
-        read_text_pairs(tmp_path / "x.csv")
+    for skip in (False, True):
+        with pytest.raises(InputError) as caught:
+            read_text_pairs(tmp_path / "x.csv", ReadOptions(skip_bad_rows=skip))
+        assert str(caught.value) == (
+            f"{tmp_path}/x.csv:2: label 20 is out of range, expected -1 to 5, as are 2 labels of 3; "
+            "--label_range LOW,HIGH names another scale"
+        )
     with pytest.raises(InputError, match=r"x\.csv:3: label 100 is out of range, expected 0 to 50"):
         read_text_pairs(tmp_path / "x.csv", ReadOptions(label_range=(0, 50)))
     rows[1:] = [["a", "b", -0.5], ["c", "d", 0.5], ["e", "f", 4]]
@@ -155,6 +160,20 @@ def test_another_scale_by_its_option_and_labels_that_contradict(tmp_path):
         InputError, match=r"x\.csv:4: label 4 does not fit the others, which are taken as -1 to 1 because some are below"
     ):
         read_text_pairs(tmp_path / "x.csv")
+
+
+def test_many_labels_outside_of_the_scale_are_of_another_scale_and_few_are_mistakes(tmp_path):
+    """Left out, labels of 0 to 10 above 5 would leave the lowest ones, at twice their similarity."""
+    for bad, refused in ((2, True), (1, False)):
+        rows = [[f"a {i}", f"b {i}", 7 if i < bad else i % 5] for i in range(10)]
+        (tmp_path / "x.csv").write_text(rows_as([["sentence1", "sentence2", "score"], *rows]))
+        if refused:
+            with pytest.raises(InputError, match=r"x\.csv:2: label 7 .* as are 2 labels of 10; --label_range"):
+                read_text_pairs(tmp_path / "x.csv", ReadOptions(skip_bad_rows=True))
+        else:
+            assert read_text_pairs(tmp_path / "x.csv", ReadOptions(skip_bad_rows=True)).skipped == bad
+        given = read_text_pairs(tmp_path / "x.csv", ReadOptions(label_range=(0, 5), skip_bad_rows=True))
+        assert given.skipped == bad  # who names the scale decides
 
 
 def test_the_help_says_how_to_write_a_range_below_0():
