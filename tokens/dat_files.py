@@ -126,7 +126,7 @@ def read_dat_files(
     if files.sentences:
         _check_sentences(files.sentences)
     options = ReadOptions(columns="first=1,second=2,label=3", label_range=(0, MAX_LABEL))
-    text = read_text_pairs(files.sentences, options) if files.sentences else None
+    text = read_text_pairs(files.sentences, options, has_options=False) if files.sentences else None
     labels = text.labels if text else None
     if files.labels:
         stated = read_label_file(files.labels, known=labels)

@@ -102,8 +102,13 @@ class TextPairs:
         return text.hexdigest()
 
 
-def read_text_pairs(source: str | os.PathLike[str], options: ReadOptions = ReadOptions()) -> TextPairs:
+def read_text_pairs(source: str | os.PathLike[str], options: ReadOptions = ReadOptions(), *, has_options: bool = True) -> TextPairs:
     """Read sentence pairs from a table in any form that `tables.open_table` opens.
+
+    Args:
+        source: the table.
+        options: how to read it.
+        has_options: whether errors advise these options; a file of a fixed form has none.
 
     Raises:
         InputError: if it cannot be told which columns are meant, labels contradict their scale, or rows are bad: empty
@@ -133,7 +138,7 @@ def read_text_pairs(source: str | os.PathLike[str], options: ReadOptions = ReadO
         others = f", as are {len(outside):,} labels of {len(first) + len(bad):,}" if len(outside) > 1 else ""
         raise InputError(f"{problem}{others}; --label_range LOW,HIGH names another scale", path=source, line=number)
     if bad and not options.skip_bad_rows:
-        raise InputError(describe_bad_rows(bad), path=source, line=bad[0][0])
+        raise InputError(describe_bad_rows(bad, has_options=has_options), path=source, line=bad[0][0])
     if not first:
         raise InputError("no pairs, expected rows of two sentences", path=source)
     if columns.label is None:
@@ -237,16 +242,20 @@ def parse_label(cell: Any, bounds: tuple[float, float]) -> tuple[str, float]:
     return "", label
 
 
-def describe_bad_rows(bad: Sequence[tuple[int, str]]) -> str:
-    """What is wrong with the first of some bad rows, lines and problems; if there are more, their number and the next four."""
+def describe_bad_rows(bad: Sequence[tuple[int, str]], *, has_options: bool = True) -> str:
+    """What is wrong with the first of some bad rows, lines and problems; if there are more, their number and the next four.
+
+    Args:
+        bad: lines and problems.
+        has_options: whether the options of `ReadOptions` hold for the file, and may be advised.
+    """
     message = bad[0][1]
-    if isinstance(bad[0][1], OutsideScale):
+    if has_options and isinstance(bad[0][1], OutsideScale):
         message += "; --label_range LOW,HIGH names another scale"
     if len(bad) > 1:
         others = "; ".join(f"line {number}: {problem}" for number, problem in bad[1:SHOWN])
-        message += (
-            f"; {len(bad):,} bad rows in all ({others}{', ...' if len(bad) > SHOWN else ''}); --skip_bad_rows leaves them out"
-        )
+        message += f"; {len(bad):,} bad rows in all ({others}{', ...' if len(bad) > SHOWN else ''})"
+        message += "; --skip_bad_rows leaves them out" if has_options else ""
     return message
 
 

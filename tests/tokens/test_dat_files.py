@@ -252,6 +252,15 @@ def test_bad_rows_are_named_and_leave_nothing_behind(case, challenge):
     assert not list(challenge.glob(".*"))
 
 
+@pytest.mark.parametrize("name", ["sentences", "labels"])
+def test_options_without_effect_on_these_files_are_not_advised(name, challenge):
+    for line in (3, 4):
+        damage(challenge / f"{name}.dat", line, lambda row: re.sub(r"\d\.\d+", "7", row))
+    with pytest.raises(InputError, match=r"dat:3: label 7 is out of range, expected 0 to 5(; 2 bad rows in all .*)?$") as error:
+        open_pairs([challenge])
+    assert "--" not in str(error.value)
+
+
 @pytest.mark.parametrize("name", ["tokens1", "tokens2", "labels", "sentences"])
 def test_files_of_different_length(name, challenge):
     path = challenge / f"{name}.dat"
