@@ -25,6 +25,7 @@ from common.errors import InputError
 from common.files import write_atomically
 from common.progress import Progress
 from tokens.lines import decode, read_lines
+from tokens.tables import is_on_hub
 from tokens.text_pairs import MAX_LABEL, ReadOptions, TextPairs, parse_label, read_text_pairs
 from tokens.token_rows import format_token_row, is_number, parse_token_row
 from tokens.token_store import TokenStore, cached_store, create_store, identity_of
@@ -57,9 +58,13 @@ def find_dat_files(paths: Sequence[str | os.PathLike[str]]) -> DatFiles:
         paths: one folder with `*.dat` or `*.dat.gz` files, or the paths of the files.
 
     Raises:
-        InputError: if a file is missing, not recognised, or ambiguous.
+        InputError: if a file is missing, not recognised, or ambiguous, or a folder is not given alone.
     """
     files = [Path(path) for path in paths]
+    for path in files if len(files) > 1 else ():
+        if path.is_dir() or is_on_hub(path):
+            kind = "folder" if path.is_dir() else "dataset of the hub"
+            raise InputError(f"is a {kind}, expected it alone; only the challenge's files are given together", path=path)
     source = files[0]
     if source.is_dir():
         files = list_dat_files(source)

@@ -286,6 +286,18 @@ def test_ambiguity_names_the_candidates(challenge):
         find_dat_files([challenge])
 
 
+def test_a_folder_or_a_dataset_is_given_alone(challenge, tmp_path):
+    """What came after a folder was not even looked for."""
+    for paths in (
+        [challenge, challenge / "nowhere"],
+        [challenge / "tokens1.dat", challenge],
+        ["hf:some/data", "x.csv"],
+        [challenge, challenge],
+    ):
+        with pytest.raises(InputError, match=r"(challenge|hf:some/data): is a .*, expected it alone; only the challenge's"):
+            open_pairs(paths)
+
+
 def test_missing_files(challenge, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: no .dat or .dat.gz file in this folder"):
