@@ -58,13 +58,15 @@ def find_dat_files(paths: Sequence[str | os.PathLike[str]]) -> DatFiles:
         paths: one folder with `*.dat` or `*.dat.gz` files, or the paths of the files.
 
     Raises:
-        InputError: if a file is missing, not recognised, or ambiguous, or a folder is not given alone.
+        InputError: if a file is missing, not recognised, ambiguous or given twice, or a folder is not given alone.
     """
     files = [Path(path) for path in paths]
     for path in files if len(files) > 1 else ():
         if path.is_dir() or is_on_hub(path):
             kind = "folder" if path.is_dir() else "dataset of the hub"
             raise InputError(f"is a {kind}, expected it alone; only the challenge's files are given together", path=path)
+        if sum(other.resolve() == path.resolve() for other in files) > 1:
+            raise InputError("given twice, expected different files", path=path)
     source = files[0]
     if source.is_dir():
         files = list_dat_files(source)

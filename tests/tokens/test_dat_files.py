@@ -298,6 +298,12 @@ def test_a_folder_or_a_dataset_is_given_alone(challenge, tmp_path):
             open_pairs(paths)
 
 
+def test_a_file_given_twice(challenge):
+    again = challenge / ".." / challenge.name / "tokens1.dat"
+    with pytest.raises(InputError, match=r"tokens1.dat: given twice, expected different files"):
+        open_pairs([challenge / "tokens1.dat", again, challenge / "labels.dat"])
+
+
 def test_missing_files(challenge, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: no .dat or .dat.gz file in this folder"):
