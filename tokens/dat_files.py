@@ -100,11 +100,16 @@ def find_dat_files(paths: Sequence[str | os.PathLike[str]]) -> DatFiles:
 
 
 def recognise(path: str | os.PathLike[str]) -> str:
-    """Return what a file holds, by its first row: "sentences", "tokens" or "labels"."""
-    number, row = next(read_lines(path))
+    """Return what a file holds, by its first rows: "sentences", "tokens" or "labels"."""
+    rows = read_lines(path)
+    number, row = next(rows)
     fields = re.split(rb"[\s,]+", row.strip())
     numeric = [is_number(field) for field in fields[:8]]
     if all(numeric):
+        if len(fields) == 2 and float(fields[0]) == 0:  # an index and a label, or a sentence without tokens: the next row tells
+            following = next(rows, (0, b""))[1].split()
+            if len(following) > 4 or following == fields:  # an index would count
+                return "tokens"
         return "tokens" if len(fields) > 4 else "labels"
     if sum(numeric) >= 3 and numeric[:2] == [True, True] and b"\t" not in row:
         return "tokens"  # a damaged row of tokens; reading it says what is wrong

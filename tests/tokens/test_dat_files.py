@@ -329,6 +329,22 @@ def test_sentences_without_labels_beside_a_file_of_labels(challenge):
         open_pairs([challenge])
 
 
+@pytest.mark.parametrize(
+    ("rows", "kind"),
+    [
+        ("0 768\n1 768" + " 0.5" * 768, "tokens"),
+        ("0 3\n0 3\n", "tokens"),
+        ("0 3\n1 3\n", "labels"),
+        ("0 3\n", "labels"),
+        ("0,5\n1,5\n", "labels"),
+        ("0 0\n0 1\n", "labels"),
+    ],
+)
+def test_a_first_sentence_without_tokens_is_no_label(rows, kind, tmp_path):
+    (tmp_path / "x.dat").write_text(rows)
+    assert recognise(tmp_path / "x.dat") == kind
+
+
 def test_a_file_of_another_kind(tmp_path):
     (tmp_path / "x.dat").write_text("Dear diary,\n")
     with pytest.raises(InputError, match=r"x.dat:1: not one of the challenge's files"):
