@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import InputError
-from tokens.tables import open_bytes, raising_damage
+from tokens.tables import NUL, open_bytes, raising_damage
 
 
 def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
@@ -33,7 +33,13 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
 
 
 def decode(line: bytes, path: str | os.PathLike[str], number: int) -> str:
-    """Decode a line of UTF-8."""
+    """Decode a line of UTF-8.
+
+    Raises:
+        InputError: if it is not UTF-8, or has a NUL byte.
+    """
+    if b"\0" in line:
+        raise InputError(NUL, path=path, line=number)
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:

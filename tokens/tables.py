@@ -27,6 +27,7 @@ SAMPLE_LINES = 500  # looked at to find delimiter, quotes and columns
 HUB_PREFIX = "hf:"
 GZIP, ZSTD, PARQUET, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"PK\x03\x04"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
+NUL = "has a NUL byte, as UTF-16 without its byte-order mark has; save the file as UTF-8"
 NAMED_DELIMITER = re.compile(r"sep=[^\r\n]\r?\n?", re.IGNORECASE)  # Excel's first line
 JSON_ARRAY_START = re.compile(r"\s*\[\s*\{")
 JSON_START = re.compile(r'\s*(\{\s*("|\}|$)|\[\s*("|\[|\{|\]|$|null|-?[\d.eE+-]+\s*,))')  # not "[Music] A song." nor "[1] A note."
@@ -120,6 +121,9 @@ def text_lines(path: Path) -> Iterator[tuple[int, str | BadRow]]:
                 yield number, text
             return
         for number, line in enumerate(file, start=1):
+            if b"\0" in line:
+                yield number, BadRow(NUL)
+                continue
             try:
                 yield number, (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).decode("utf-8")
             except UnicodeDecodeError as error:

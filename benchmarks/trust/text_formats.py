@@ -294,8 +294,10 @@ def by_name(records: list[dict[str, Any]]) -> Way:
 
 
 def decode(content: bytes) -> str:
-    """Text in UTF-8, or in UTF-16 if its first bytes say so."""
+    """Text in UTF-8 without NUL, or in UTF-16 if its first bytes say so."""
     is_wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+    if not is_wide and b"\0" in content:
+        raise ValueError("NUL")
     return content.decode("utf-16") if is_wide else content.removeprefix(b"\xef\xbb\xbf").decode()
 
 
@@ -387,6 +389,8 @@ class Sentences(Reader):
     def expected(self, content: bytes) -> Any:
         if content[:2] == b"\x1f\x8b" or content[:4] in (b"PK\x03\x04", b"(\xb5/\xfd"):
             raise ValueError("compressed")
+        if b"\0" in content:
+            raise ValueError("NUL")
         lines = [line.decode("utf-8").strip() for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
         if not any(lines):
             raise ValueError("empty")
@@ -408,6 +412,8 @@ class CorpusSentences(Sentences):
         found = []
         for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
             with suppress(UnicodeDecodeError):
+                if b"\0" in line:
+                    continue
                 found.append(line.decode("utf-8").strip())
         if not any(found):
             raise ValueError("empty")

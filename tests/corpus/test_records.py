@@ -96,6 +96,7 @@ def test_lines_come_back_and_blank_ones_between_are_bad(tmp_path, lines):
         ("a.csv", "question1,question2\nare you?,am I?\n", r"cannot tell which column has the sentences.*--columns text="),
         ("a.txt", "", r"no sentences"),
         ("a.txt", b"caf\xe9\n", r"a.txt:1: not UTF-8"),
+        ("a.txt", "one\n".encode("utf-16-le"), r"a.txt:1: has a NUL byte"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path, name, contents, message):

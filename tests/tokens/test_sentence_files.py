@@ -11,7 +11,7 @@ from common.errors import InputError
 from tokens import sentence_files
 from tokens.sentence_files import SentenceFiles
 
-LINES = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\v\f\x1c\x1d\x1e\x85\u2028\u2029")))
+LINES = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n\v\f\x1c\x1d\x1e\x85\u2028\u2029")))
 
 
 @given(st.lists(LINES, min_size=1, max_size=3), st.integers(1, 5), st.integers(1, 3), st.sampled_from(["\n", "\r\n"]))
@@ -74,6 +74,7 @@ def test_the_order_is_mixed_and_the_identity_is_that_of_the_contents(tmp_path):
         (b"", "text.txt: no sentences, expected one a line"),
         (b" \n\n", "text.txt: no sentences, expected one a line"),
         (b"one\ntwo \xff\n", r"text.txt:2: not UTF-8 \(byte 5 of the line\)"),
+        ("one\n".encode("utf-16-le"), "text.txt:1: has a NUL byte, as UTF-16 without its byte-order mark has; save the file as"),
         (b"\x1f\x8b\x08", "text.txt: is compressed, expected a text file"),
         (b"PK\x03\x04\x14", "text.txt: is compressed, expected a text file"),
         (b"(\xb5/\xfd\x04", "text.txt: is compressed, expected a text file"),

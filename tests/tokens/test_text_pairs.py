@@ -37,6 +37,15 @@ def test_encodings(encoding, tmp_path):
     assert read_text_pairs(tmp_path / "x.csv").first == FIRST
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("make", [plain, lambda: json.dumps({"sentence1": "a", "sentence2": "b"}) + "\n"])
+def test_utf16_without_its_mark_is_no_text(make, encoding, tmp_path):
+    (tmp_path / "x").write_bytes(make().encode(encoding))
+    for skip in (False, True):
+        with pytest.raises(InputError, match=r"x:1: has a NUL byte, as UTF-16 without its byte-order mark has; save the file as"):
+            read_text_pairs(tmp_path / "x", ReadOptions(skip_bad_rows=skip))
+
+
 def test_parquet_and_saved_datasets(tmp_path):
     from datasets import Dataset, DatasetDict
 
