@@ -32,6 +32,10 @@ NAMED_DELIMITER = re.compile(r"sep=[^\r\n]\r?\n?", re.IGNORECASE)  # Excel's fir
 JSON_ARRAY_START = re.compile(r"\s*\[\s*\{")
 JSON_START = re.compile(r'\s*(\{\s*("|\}|$)|\[\s*("|\[|\{|\]|$|null|-?[\d.eE+-]+\s*,))')  # not "[Music] A song." nor "[1] A note."
 
+# Of the whole process: one cell above the usual 131,072 characters made a file unreadable. Without any limit, a quote that is never
+# closed would take the rest of the file into memory.
+csv.field_size_limit(10_000_000)
+
 
 class BadRow(str):
     """What is wrong with a row and what was expected."""

@@ -217,6 +217,15 @@ def test_blank_and_undecodable_lines_are_bad_rows_and_blank_ends_are_none(tmp_pa
     assert read_text_pairs(tmp_path / "x.csv", ReadOptions(skip_bad_rows=True)).first == FIRST
 
 
+def test_a_very_long_cell_is_read(tmp_path):
+    rows = [[*PAIRS[0], 1], ["word " * 40_000, "b", 2]]
+    (tmp_path / "x.csv").write_text(rows_as(rows))
+    assert read_text_pairs(tmp_path / "x.csv").first == [FIRST[0], rows[1][0]]
+    (tmp_path / "x.csv").write_text('a,b,1\n"c' + ("word " * 200 + "\n") * 10_000)
+    with pytest.raises(InputError, match=r"x\.csv:2: cannot split the row into cells \(field larger than field limit"):
+        read_text_pairs(tmp_path / "x.csv")
+
+
 def test_quotes_between_tabs_are_text_unless_numbers_are_quoted(tmp_path):
     (tmp_path / "x.tsv").write_text(tabs([['"Go home', "He left", 2], ['"Stay"', "He stayed", 3.5]]))
     assert read_text_pairs(tmp_path / "x.tsv").first == ['"Go home', '"Stay"']
