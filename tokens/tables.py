@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, cast
 from common.errors import InputError
 from common.optional import import_optional
 
+AN_OBJECT = 'expected an object per line, such as {"text": "A cat."}'
 SAMPLE_LINES = 500  # looked at to find delimiter, quotes and columns
 HUB_PREFIX = "hf:"
 GZIP, ZSTD, PARQUET, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"PK\x03\x04"
@@ -144,6 +145,9 @@ def _delimited(path: Path) -> list[Table]:
     first = 2 if sample and NAMED_DELIMITER.fullmatch(sample[0]) else 1  # the line on which rows begin
     sample = sample[first - 1 :]
     text = [line for line in sample if not isinstance(line, BadRow)]
+    if any("\\" in line for line in text) and all(_is_json_string(line) for line in text if line.strip()):
+        # without escapes it is a column of CSV too
+        raise InputError(f"each line is a JSON string, {AN_OBJECT}", path=path, line=first)
     regular: dict[tuple[str, bool], float] = {}
     for dialect in (("\t", False), ("\t", True), (",", True), (";", True)):
         widths: list[int] = []
@@ -160,6 +164,13 @@ def _delimited(path: Path) -> list[Table]:
     best = max(regular.values(), default=0.0)
     dialects = [dialect for dialect, share in regular.items() if share == best] or [("\t", False)]
     return [Table(None, _delimited_rows(path, first, *dialect)) for dialect in dialects]
+
+
+def _is_json_string(line: str) -> bool:
+    try:
+        return line.startswith('"') and isinstance(json.loads(line), str)
+    except ValueError:
+        return False
 
 
 def _quotes_cells(lines: Sequence[str]) -> bool:
@@ -245,6 +256,8 @@ def _json_lines(path: Path) -> Table:
             yield number, _cells(parse(line), header)
 
     sample = [parse(line) for _, line in islice(text_lines(path), SAMPLE_LINES) if line.strip()]
+    if len(sample) == 1 and isinstance(sample[0], list) and len(sample[0]) > 2 and all(type(cell) is str for cell in sample[0]):
+        raise InputError(f"the whole file is one array of strings, {AN_OBJECT}", path=path, line=1)
     if sample and isinstance(sample[0], dict):
         header = _keys(sample)
     return Table(header, rows(text_lines(path)))

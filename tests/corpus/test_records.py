@@ -95,6 +95,8 @@ def test_lines_come_back_and_blank_ones_between_are_bad(tmp_path, lines):
         ("a.csv", "id,text\n,one\n", r"column 1 is empty, expected an id"),
         ("a.csv", "question1,question2\nare you?,am I?\n", r"cannot tell which column has the sentences.*--columns text="),
         ("a.txt", "", r"no sentences"),
+        ("a.jsonl", '"caf\\u00e9"\n"b, c"\n\n', r"a.jsonl:1: each line is a JSON string, expected an object per line, such as"),
+        ("a.json", '["a b", "c", "d"]\n', r"a.json:1: the whole file is one array of strings, expected an object per line"),
         ("a.txt", b"caf\xe9\n", r"a.txt:1: not UTF-8"),
         ("a.txt", "one\n".encode("utf-16-le"), r"a.txt:1: has a NUL byte"),
     ],
