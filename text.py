@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tokens.backbone import Backbone
 
 DEFAULT_MODEL, SMALL = (Path(__file__).with_name(name) for name in ("model.bin", "small"))  # a head, and a whole encoder
+EXPORTED_HEADS = (b'.EncoderModule"', b'.Dense"')  # types in modules.json
 
 
 @dataclass(frozen=True)
@@ -185,8 +186,21 @@ class TextEncoder:
 
 
 def is_small_encoder(model: Any) -> bool:
-    """Whether a model is the folder of a small encoder, or what is left of one."""
-    return isinstance(model, (str, Path)) and Path(model).is_dir()
+    """Whether a model is the folder of a small encoder, or what is left of one.
+
+    Raises:
+        InputError: if it is a folder of sentence-transformers with a head, such as export.py writes: of it we would load no more
+            than the backbone.
+    """
+    if not isinstance(model, (str, Path)) or not Path(model).is_dir():
+        return False
+    modules = Path(model, "modules.json")
+    if modules.is_file() and any(head in modules.read_bytes() for head in EXPORTED_HEADS):
+        raise InputError(
+            "is an export for sentence-transformers, which alone runs its head; give its checkpoint, or a small encoder's folder",
+            path=model,
+        )
+    return True
 
 
 def load_small_encoder(folder: str | Path) -> SmallEncoder:

@@ -35,7 +35,7 @@ def load_model(model: str, backbone: str | None = None, device: str = "cpu") -> 
     """Load a small encoder's folder, a checkpoint with its backbone, or a backbone with mean pooling.
 
     Raises:
-        InputError: if it cannot be loaded.
+        InputError: if it cannot be loaded, or is an export for sentence-transformers.
     """
     if Path(model).is_file() or needs_no_torch(model):
         return TextEncoder(model, backbone=backbone, device=device)

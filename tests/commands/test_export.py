@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SENTENCES
+from conftest import ROOT, SENTENCES, last_line
 
 import export as export_module
 from common.errors import InputError
+from corpus.encoding import load_model
 from data import open_pairs
 from evaluation.scores import score
 from export import export, sentence_transformer
@@ -150,6 +151,27 @@ def test_what_cannot_be_exported_leaves_nothing_behind(tiny_bert, tmp_path, monk
     with pytest.raises(ZeroDivisionError):
         export(small_encoder(tiny_bert), tmp_path / "broken")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize("trained", ["hybrid", "projection"])
+def test_an_exported_head_is_never_left_out_without_a_word(trained, tiny_bert, tmp_path, run_here):
+    encoder = small_encoder(tiny_bert) if trained == "hybrid" else TextEncoder(backbone=str(tiny_bert), output_dim=8, device="cpu")
+    export(encoder, tmp_path / "exported")
+    (tmp_path / "lines.txt").write_text("the cat sat\n")
+    for command in (
+        ["encode.py", "--data", tmp_path / "lines.txt", "--out", tmp_path / "vectors"],
+        ["text.py", "cat", "dog"],
+        ["evaluate.py"],
+    ):
+        error = last_line(run_here(*command, "--model", tmp_path / "exported"))
+        assert "exported: is an export for sentence-transformers" in error and "give its checkpoint" in error
+    assert not (tmp_path / "vectors").exists()
+
+
+def test_an_export_of_mean_pooling_is_a_backbone_to_encode_with(tiny_bert, tmp_path):
+    encoder = TextEncoder(backbone=str(tiny_bert), layers="-1", device="cpu")
+    export(encoder, tmp_path / "plain")
+    np.testing.assert_allclose(load_model(str(tmp_path / "plain")).encode(SENTENCES), encoder.encode(SENTENCES), atol=1e-5)
 
 
 def test_the_command(tiny_bert, tmp_path, monkeypatch, capsys):
