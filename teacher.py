@@ -43,6 +43,8 @@ def main() -> None:
     options = parse_options(arguments)
     out = output_folder(options.out)
     saved = SavedRun(out, save_seconds=options.save_seconds, command=command_to_resume(out, [], "out"), place="out")
+    if (out / "config.json").exists() and not (options.resume and saved.path.exists()):  # an earlier teacher, or any other model
+        raise InputError("holds a model already; give another --out, or --resume if its run was stopped", path=out)
     with saved.hold(arguments_to_save(arguments, options, FILES, "out"), resume=options.resume):
         training, validation, set_aside = open_parts(options)
         settings = settings_among(options, TeacherSettings)

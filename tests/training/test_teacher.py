@@ -133,6 +133,9 @@ def test_the_command_writes_a_teacher_and_training_learns_from_it(tiny_bert, pai
     assert "is finished: validation Spearman" in run_here("teacher.py", "--out", out, "--resume").stdout
     assert "epochs was 1, now 2" in last_line(run_here("teacher.py", "--out", out, "--resume", "--epochs", "2"))
     assert "no run to resume" in last_line(run_here("teacher.py", "--out", tmp_path / "other", "--resume"))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert "holds a model already; give another --out" in last_line(run_here("teacher.py", *stores, "--out", out))
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     small = ("--phases.graded.epochs", "1", "--encoder.output_dim", "8", "--batch_size", "16")
     places = ("--run_dir", tmp_path / "run", "--out", tmp_path / "model.bin", "--device", "cpu")
     result = run_here("train.py", "--preset", "distilled", "--teacher", out, *stores, *small, *places)
