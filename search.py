@@ -9,6 +9,7 @@ Examples:
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from jsonargparse.typing import PositiveInt
 
@@ -35,6 +36,8 @@ def main() -> None:
         raise InputError("the question is empty, expected a sentence")
     if bool(options.queries) == (options.duplicates is not None):
         raise InputError("expected a question, or --duplicates with a cosine such as 0.9")
+    if options.out and Path(options.out).resolve().is_relative_to(Path(options.index).resolve()):
+        raise InputError("is inside --index, whose files it could overwrite; choose another folder", path=options.out)
     out = output_file(options.out) if options.out else None
     corpus = Corpus(options.index, model=options.model, method=options.method if options.queries else "exact")
     records = answer(corpus, options.queries, options.top_k) if options.queries else find_duplicates(corpus, options.duplicates)

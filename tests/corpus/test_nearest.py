@@ -138,6 +138,8 @@ def test_bad_input_is_one_clear_line(tiny_small, tmp_path, run_here):
         ([" "], "the question is empty"),
         (["--duplicates", "2"], "expected a cosine"),
         (["cat"], "not the model"),
+        (["--duplicates", "0.9", "--out", tmp_path / "corpus" / "corpus.json"], "is inside --index"),
+        (["--duplicates", "0.9", "--out", tmp_path / "corpus" / "groups" / ".." / "part-00000.jsonl"], "is inside --index"),
     ):
         assert message in last_line(run_here("search.py", "--index", tmp_path / "corpus", *arguments))
     with pytest.raises(InputError, match="top_k is 0"):
