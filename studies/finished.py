@@ -21,7 +21,7 @@ from training.recipe import LossTerm, Phase, Recipe, dotted
 def read_finished_runs(folders: Iterable[Path]) -> list[Row]:
     """A row per metrics.json of train.py below some folders, worst encoder first; runs of other commands are left out.
 
-    Runs that differ in data or settings get different names, so that only seeds are averaged.
+    Runs that differ in data or settings get different names, so that only seeds are averaged; of each seed the latest run counts.
 
     Raises:
         InputError: if there are none, or one cannot be read.
@@ -38,7 +38,12 @@ def read_finished_runs(folders: Iterable[Path]) -> list[Row]:
         print(f"left out: {len(contents) - len(runs)} runs of commands other than train.py", file=sys.stderr)
     names = _with_differences({path: run["recipe"] for path, run in runs.items()})
     data = _data_names(list(runs.values()))
-    rows = [run_row(data[_data_of(run)], names[path], run["seed"], run) for path, run in runs.items()]
+    own = {path: (data[_data_of(run)], names[path], run["seed"]) for path, run in runs.items()}
+    # A run that is repeated gives the same figures again: it is no other seed.
+    latest = {own[path]: path for path in sorted(runs, key=lambda path: path.stat().st_mtime_ns)}
+    if len(latest) < len(runs):
+        print(f"left out: {len(runs) - len(latest)} earlier runs of the same data, settings and seed", file=sys.stderr)
+    rows = [run_row(*own[path], run) for path, run in runs.items() if latest[own[path]] == path]
     return sorted(rows, key=lambda row: (list(data.values()).index(row["data"]), _mean_spearman(row, rows)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from conftest import last_line
@@ -46,6 +47,16 @@ def test_runs_on_other_data_are_no_seeds_and_runs_of_other_programs_are_left_out
     ]
     assert [row[2:6] for row in rows if row[1] == "published"] == [["0.7000", "0.6900", "", ""]]
     assert "left out: 1 runs of commands other than train.py" in result.stderr
+
+
+def test_a_run_that_is_repeated_counts_once_by_its_latest_figures(tmp_path, run_here):
+    for time, (name, test, seed) in enumerate((("b", 0.7, 0), ("c", 0.87, 1), ("a", 0.85, 0))):
+        write_run(tmp_path / name, "default", "2,-1", test, seed)
+        os.utime(tmp_path / name / "metrics.json", (time, time))
+    done = run_here("summarise.py", tmp_path)
+    row = done.stdout.splitlines()[-1].strip("| ").split(" | ")
+    assert (row[1], row[4], row[-1]) == ("default", "0.8600 ± 0.0141", "2")
+    assert "left out: 1 earlier runs of the same data, settings and seed" in done.stderr
 
 
 def test_a_seed_without_test_does_not_move_its_encoder_among_the_others(tmp_path, run_here):
