@@ -157,7 +157,12 @@ class TextEncoder:
             query: one sentence.
             documents: the sentences to rank.
             top_k: how many to return (default: all).
+
+        Raises:
+            InputError: if something is not a string, or top_k is not positive.
         """
+        if top_k is not None and top_k < 1:
+            raise InputError(f"top_k is {top_k}, expected 1 or more")
         if not isinstance(query, str):
             raise InputError(f"the query is {type(query).__name__}, expected a string")
         if (character := find_surrogate(query)) is not None:

@@ -180,6 +180,9 @@ def test_heads_and_backbones_that_do_not_fit_are_one_clear_line(text_encoder, ti
         text_encoder.encode("cat", batch_size=0)
     with pytest.raises(InputError, match="the query is list"):
         text_encoder.rank(["cat"], ["dog"])
+    for top_k in (-1, 0):
+        with pytest.raises(InputError, match=f"top_k is {top_k}, expected 1 or more"):
+            text_encoder.rank("cat", ["cat", "dog"], top_k=top_k)
 
 
 def test_a_head_of_another_backbone_of_the_same_width_is_refused(tiny_bert, tiny_qwen):
