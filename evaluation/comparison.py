@@ -55,6 +55,7 @@ class Evaluation:
         parameters: number of learned parameters.
         sentences: distinct sentences in the pairs.
         seconds: time to encode them.
+        from_text: whether it encoded their text, as a whole encoder does, and not tokens made before.
     """
 
     scores: dict[str, float | int]
@@ -64,6 +65,7 @@ class Evaluation:
     parameters: int
     sentences: int
     seconds: float
+    from_text: bool = False
 
 
 def evaluate(encoder: Encoder, pairs: PairData, calibration: Calibration | None = None) -> Evaluation:
@@ -82,11 +84,12 @@ def evaluate(encoder: Encoder, pairs: PairData, calibration: Calibration | None 
     if pairs.has_labels and calibration is not None:
         predicted = calibration.predict(cosine)
         scores |= {"mse of label": mse(predicted, pairs.labels), "mae of label": mae(predicted, pairs.labels)}
+    from_text = not isinstance(encoder, SentenceEncoder)
     if isinstance(encoder, SentenceEncoder):
         parameters, output_dim = sum(parameter.numel() for parameter in encoder.parameters()), encoder.config.output_dim
     else:
         parameters, output_dim = encoder.config["parameters"], encoder.output_dim
-    return Evaluation(scores, cosine, predicted, output_dim, parameters, sentences, seconds)
+    return Evaluation(scores, cosine, predicted, output_dim, parameters, sentences, seconds, from_text)
 
 
 def encoders_to_compare(encoder: Encoder, tokens: TokenStore) -> dict[str, Encoder]:
@@ -160,17 +163,21 @@ def mean_scores(scores: Sequence[EncoderScores]) -> dict[str, dict[str, float]]:
 
 
 def costs(data_sets: Sequence[DataSet]) -> dict[str, dict[str, int]]:
-    """Dimensions, parameters and speed, in distinct sentences per second over all data sets, of each encoder."""
+    """Dimensions, parameters and speed, in distinct sentences per second over all data sets, of each encoder.
+
+    Next to a whole encoder, which starts from text, the others have no speed: theirs is that of pooling tokens that are ready.
+    """
     evaluations: dict[str, list[Evaluation]] = {}
     for data in data_sets:
         for who, evaluation in data.evaluations.items():
             evaluations.setdefault(who, []).append(evaluation)
+    speeds = {
+        who: {"sentences/s": round(sum(each.sentences for each in own) / sum(each.seconds for each in own))}
+        for who, own in evaluations.items()
+        if own[0].from_text == evaluations[ENCODER][0].from_text
+    }
     return {
-        who: {
-            "output dim": own[0].output_dim,
-            "parameters": own[0].parameters,
-            "sentences/s": round(sum(each.sentences for each in own) / sum(each.seconds for each in own)),
-        }
+        who: {"output dim": own[0].output_dim, "parameters": own[0].parameters, **speeds.get(who, {})}
         for who, own in evaluations.items()
     }
 

@@ -80,8 +80,8 @@ def as_text(model: str | Path, data_sets: Sequence[DataSet], tables: Sequence[Ta
     """The tables, then a line per encoder with what it costs, then the size of the checkpoint."""
     parts = [(f"{table.title}\n\n" if table.title else "") + f"{text_table(table.lines, table.left)}\n" for table in tables]
     for who, cost in costs(data_sets).items():
-        dims, parameters, speed = (f"{number:,}" for number in cost.values())
-        parts.append(f"{who}: {dims} dimensions, {parameters} parameters, {speed} sentences/s")
+        units = {"output dim": "dimensions"}
+        parts.append(f"{who}: {', '.join(f'{number:,} {units.get(name, name)}' for name, number in cost.items())}")
     return "\n".join([*parts, f"{model}: {size_of(Path(model)) / 2**20:.2f} MiB of at most 20"])
 
 

@@ -249,7 +249,9 @@ def test_text_encoder_takes_the_folder(tiny, tiny_bert):
 def test_the_commands_take_the_folder(whole, tiny, tmp_path, run_here):
     done = run_here("evaluate.py", "--model", whole, "--data", STARTER_TEST, "--cache_dir", tmp_path, "--json")
     assert done.returncode == 0, done.stderr
-    scores = json.loads(done.stdout)["data"]["test.tsv"]
+    figures = json.loads(done.stdout)
+    assert [who for who, cost in figures["encoders"].items() if "sentences/s" in cost] == ["encoder"]
+    scores = figures["data"]["test.tsv"]
     assert scores["encoder"]["spearman"] == pytest.approx(scores["all-MiniLM-L6-v2, off the shelf"]["spearman"], abs=0.03)
     similarity = run_here("text.py", "a dog", "the cat", "--model", tiny)
     assert float(similarity.stdout) == pytest.approx(float(SmallEncoder(tiny).similarity("a dog", "the cat")), abs=1e-4)
