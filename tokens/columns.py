@@ -103,6 +103,8 @@ def find_text_column(header: list[str] | None, sample: Sequence[Row], wanted: st
     if not text and (header is None or len(names) == 1):
         columns = [[row[position] for row in rows if position < len(row)] for position in range(len(names))]
         text = [position for position, cells in enumerate(columns) if not _mostly(cells, is_number)]
+    if header is None and not named and _is_header(rows):
+        raise ColumnsError(f"row 1 looks like a header of unknown names ({_numbered(names)}); say {TEXT_OPTION}")
     if len(text) != 1:
         raise ColumnsError(f"cannot tell which column has the sentences ({_numbered(names)}); say {TEXT_OPTION}")
     return TextColumn(text[0], next(iter(ids), None) if named else None, header is None and named)

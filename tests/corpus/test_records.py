@@ -53,6 +53,12 @@ def test_a_folder_is_read_in_the_order_of_names_and_numbered_through(tmp_path):
     assert list(Records(str(tmp_path))) == [Record(i, text) for i, text in enumerate(["one", "two", "three", "four"])]
 
 
+def test_columns_say_whether_a_first_row_of_unknown_names_is_a_header(tmp_path):
+    (tmp_path / "a.csv").write_text("nr,Frage\n1,Was ist das?\n2,Wer ist da?\n")
+    assert [record.text for record in Records(str(tmp_path / "a.csv"), "text=Frage")] == ["Was ist das?", "Wer ist da?"]
+    assert next(iter(Records(str(tmp_path / "a.csv"), "text=2"))).text == "Frage"  # it is said to be no header
+
+
 def test_files_with_and_without_ids_do_not_mix(tmp_path):
     (tmp_path / "a.txt").write_text("one\n")
     (tmp_path / "b.csv").write_text("id,text\n7,two\n")
@@ -94,6 +100,7 @@ def test_lines_come_back_and_blank_ones_between_are_bad(tmp_path, lines):
         ("a.jsonl", '{"text": "one"}\n{"id": "b", "text": "two"}\n', r"a.jsonl:1: column 2 is empty, expected an id"),
         ("a.csv", "id,text\n,one\n", r"column 1 is empty, expected an id"),
         ("a.csv", "question1,question2\nare you?,am I?\n", r"cannot tell which column has the sentences.*--columns text="),
+        ("a.csv", "nr,Frage\n1,Was ist das?\n2,Wer ist da?\n", r"row 1 looks like a header of unknown.*--columns text="),
         ("a.txt", "", r"no sentences"),
         ("a.jsonl", '"caf\\u00e9"\n"b, c"\n\n', r"a.jsonl:1: each line is a JSON string, expected an object per line, such as"),
         ("a.json", '["a b", "c", "d"]\n', r"a.json:1: the whole file is one array of strings, expected an object per line"),
