@@ -24,6 +24,7 @@ from common.devices import choose_device
 from common.errors import InputError
 from common.files import absolute_if_exists
 from data import check_labelled, open_pairs, open_text, split_by_groups
+from evaluation.scores import warn_of_shared
 from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH, Backbone
 from tokens.text_pairs import TextPairs, add_read_arguments, read_options
 from training.recipe import Recipe
@@ -56,6 +57,7 @@ def main() -> None:
             Backbone(options.backbone, "-1", max_length=options.max_length, device=options.device), bfloat16=options.bfloat16
         )
         trainer = TeacherTrainer(teacher, training, validation, settings)
+        warn_of_shared("validation", count_shared(validation, training), len(validation))
         print(saved.begin(trainer, options.resume), flush=True)
         saved.run(trainer)
         scores = trainer.history[trainer.best]
@@ -118,6 +120,12 @@ def open_parts(options: Namespace) -> tuple[TextPairs, TextPairs, dict[str, floa
     if len(training) < options.batch_size:
         raise InputError(f"{len(training)} training pairs, expected at least one batch of {options.batch_size}")
     return training, validation, set_aside
+
+
+def count_shared(pairs: TextPairs, others: TextPairs) -> int:
+    """How many of the pairs are among others as well, in either order."""
+    known = {frozenset(pair) for pair in zip(others.first, others.second, strict=True)}
+    return sum(frozenset(pair) in known for pair in zip(pairs.first, pairs.second, strict=True))
 
 
 def identity_of(options: Namespace, settings: TeacherSettings, training: TextPairs, validation: TextPairs) -> dict[str, Any]:

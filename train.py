@@ -29,7 +29,7 @@ from common.errors import InputError
 from common.starter import STARTER_DEV, STARTER_TEST, STARTER_TRAIN
 from data import DATA, PairData, count_shared, open_pairs, split_by_groups, store_folder
 from evaluation.encoding import difference_of_tokens
-from evaluation.scores import METRICS, Scores, score, score_table, selection_metric
+from evaluation.scores import METRICS, Scores, score, score_table, selection_metric, warn_of_shared
 from model import mean_pooling
 from tokens.dat_files import list_dat_files
 from tokens.sentence_files import SentenceFiles
@@ -43,7 +43,6 @@ from training.teacher_folder import teacher_folders
 from training.trainer import Trainer, TrainingResult
 
 MIN_VALIDATION_PAIRS = 30  # a rank correlation of fewer pairs is mostly noise
-MOST_SHARED = 0.1  # of the validation or test pairs; a few occur twice in many data sets
 STARTER_RUN = "runs/starter"
 FILES = ("data", "validation", "test", "teacher", "sentences", "out", "cache_dir", "config")  # options whose values are paths
 
@@ -185,9 +184,8 @@ def train(run: Run, device: torch.device, saved: SavedRun, resume: bool) -> Trai
     if len(run.validation) < MIN_VALIDATION_PAIRS:
         print(f"{len(run.validation)} validation pairs are too few to choose the best weights; give --validation, or more pairs.")
     for name, part in (("validation", run.validation), ("test", run.test)):
-        if part and processes.is_main() and (shared := count_shared(part, run.training)) >= MOST_SHARED * len(part):
-            warning = f"{shared:,} of the {len(part):,} {name} pairs are training pairs too, so {name} scores will be too good"
-            print(f"warning: {warning}; give other pairs", file=sys.stderr)
+        if part and processes.is_main():
+            warn_of_shared(name, count_shared(part, run.training), len(part))
     error = f", error {trainer.baseline.mse:.4f}" if isinstance(trainer.baseline, Scores) else ""
     baseline = f"{METRICS[trainer.metric]} {getattr(trainer.baseline, trainer.metric):.4f}{error}"
     print(f"Mean pooling, before training: validation {baseline}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ from tokens.text_pairs import MAX_LABEL
 
 if TYPE_CHECKING:
     from portable.small_encoder import SmallEncoder
+
+MOST_SHARED = 0.1  # of the validation or test pairs; a few occur twice in many data sets
 
 
 @dataclass(frozen=True)
@@ -148,3 +151,10 @@ def score_table(columns: Mapping[str, Mapping[str, float | int]]) -> str:
             continue
         lines.append([name, *(f"{value:.4f}" if isinstance(value, float) else f"{value:,}" for value in values)])
     return text_table(lines)
+
+
+def warn_of_shared(name: str, shared: int, pairs: int) -> None:
+    """Warn if many of the validation or test pairs, as `name` says, are training pairs too."""
+    if shared >= MOST_SHARED * pairs:
+        warning = f"{shared:,} of the {pairs:,} {name} pairs are training pairs too, so {name} scores will be too good"
+        print(f"warning: {warning}; give other pairs", file=sys.stderr)

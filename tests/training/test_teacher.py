@@ -129,7 +129,7 @@ def test_the_command_writes_a_teacher_and_training_learns_from_it(tiny_bert, pai
     stores = ("--data", tmp_path / "train.store", "--validation", tmp_path / "dev.store")
     result = run_here("teacher.py", *stores, "--backbone", tiny_bert, "--epochs", "1", "--batch_size", "10", "--out", out)
     assert result.returncode == 0, result.stderr
-    assert f"--out {out} --resume" in result.stdout
+    assert f"--out {out} --resume" in result.stdout and "training pairs too" not in result.stderr
     assert "is finished: validation Spearman" in run_here("teacher.py", "--out", out, "--resume").stdout
     assert "epochs was 1, now 2" in last_line(run_here("teacher.py", "--out", out, "--resume", "--epochs", "2"))
     assert "no run to resume" in last_line(run_here("teacher.py", "--out", tmp_path / "other", "--resume"))
@@ -287,6 +287,15 @@ def test_if_the_backbone_of_the_tokens_is_unknown_there_are_no_pieces(folder, pa
     assert len(batch.position) == len(batch.teacher) == 32
     with pytest.raises(InputError, match=r"backbone of these tokens is not known.*leave out --sentences"):
         with_teacher_targets(unknown, [folder], ["one two three"], cache=folder)
+
+
+def test_validation_pairs_that_are_trained_on_are_said_to_be(tiny_bert, pairs, tmp_path, run_here):
+    sentences = (tmp_path / "train.tsv").read_text().splitlines()[:20]
+    swapped = ["\t".join([line.split("\t")[1], line.split("\t")[0], line.split("\t")[2]]) for line in sentences]
+    (tmp_path / "both.tsv").write_text("\n".join(swapped) + "\n" + (tmp_path / "dev.tsv").read_text())
+    files = ("--data", tmp_path / "train.tsv", "--validation", tmp_path / "both.tsv")
+    done = run_here("teacher.py", *files, "--backbone", tiny_bert, "--epochs", "1", "--out", tmp_path / "teacher")
+    assert "warning: 20 of the 80 validation pairs are training pairs too" in done.stderr
 
 
 def test_pairs_set_aside_are_the_same_for_teacher_and_training(tiny_bert, pairs, tmp_path, run_here):
