@@ -1,5 +1,5 @@
 # make train            set up, prepare the starter pairs, train, evaluate, draw
-# make test             set up, run the tests; make coverage also says which lines they do not run
+# make test             set up, run the tests
 # make lint             check style and types
 # make judge            check model.py and model.bin as a judge will: Python 3.12, torch 2.3.0 and nothing else
 # make trust            kill runs and damage files, KILLS=200 and INPUTS=100000 times: hours
@@ -28,7 +28,7 @@ STSB ?= data/stsb
 DATASET ?= data/questions.tsv
 WORKERS ?= 2
 
-.PHONY: help train test coverage lint check judge trust study model general small ladder bench corpus train-retrieval train-tb evaluate mine demo export clean
+.PHONY: help train test lint check judge trust study model general small ladder bench corpus train-retrieval train-tb evaluate mine demo export clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
@@ -59,11 +59,8 @@ train: .venv/installed
 	$(RUN) evaluate.py --model runs/starter/model.bin
 	$(RUN) visualize_tsne.py --model runs/starter/model.bin --out runs/starter/tsne_map.png
 
-# Measuring coverage takes a tenth of the time.
-coverage: COVERAGE := --cov --cov-report term-missing
-
-test coverage: .venv/with-tests
-	$(RUN) -m pytest -n $(WORKERS) --dist worksteal $(COVERAGE)
+test: .venv/with-tests
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report term
 
 lint: .venv/with-tests
 	.venv/bin/ruff check .
