@@ -114,7 +114,9 @@ def recognise(path: str | os.PathLike[str]) -> str:
     if sum(numeric) >= 3 and numeric[:2] == [True, True] and b"\t" not in row:
         return "tokens"  # a damaged row of tokens; reading it says what is wrong
     if row.count(b"\t") in (1, 2, 3):
-        return "sentences"
+        following = next(rows, (0, b""))[1].split()
+        has_labels = len(following) == 2 and all(map(is_number, following))  # below a header: reading it says so
+        return "labels" if has_labels else "sentences"
     raise InputError(
         "not one of the challenge's files, expected rows of two sentences and a label separated by tabs, "
         "of 'n_tokens dim v v ...', or of a label and an index; give other tables one at a time",
@@ -260,7 +262,9 @@ def read_label_file(path: str | os.PathLike[str], known: np.ndarray | None = Non
             raise InputError(f"{len(fields)} columns, expected 2: a label and the row's index", path=path, line=number)
         if not all(is_number(field.encode()) for field in fields):
             raise InputError(
-                f"{' '.join(fields)[:40]!r} is not two numbers, expected a label and the row's index", path=path, line=number
+                f"{' '.join(fields)[:40]!r} is not two numbers, expected a label and the row's index, without a header",
+                path=path,
+                line=number,
             )
         rows.append(fields)
     columns = np.array(rows, dtype=np.float64).T

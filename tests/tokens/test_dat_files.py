@@ -345,6 +345,13 @@ def test_a_first_sentence_without_tokens_is_no_label(rows, kind, tmp_path):
     assert recognise(tmp_path / "x.dat") == kind
 
 
+def test_labels_with_a_header_are_told_so(challenge):
+    path = challenge / "labels.dat"
+    path.write_text("label\tindex\n" + path.read_text())
+    with pytest.raises(InputError, match=r"labels\.dat:1: 'label index' is not two numbers, .* without a header"):
+        open_pairs([challenge])
+
+
 def test_a_file_of_another_kind(tmp_path):
     (tmp_path / "x.dat").write_text("Dear diary,\n")
     with pytest.raises(InputError, match=r"x.dat:1: not one of the challenge's files"):
