@@ -34,7 +34,7 @@ from common.files import absolute_if_exists, size_of
 from common.starter import STARTER_DEV
 from data import open_text
 from evaluation.metrics import spearman
-from evaluation.scores import METRICS, Scores, cosines, score_embeddings, score_table
+from evaluation.scores import METRICS, Scores, cosines, score_embeddings, score_table, warn_of_shared
 from model import mean_pooling
 from portable.small_encoder import SmallEncoder
 from shrinking.folder import check_replaceable, write_card, write_folder
@@ -83,6 +83,9 @@ def main() -> None:
         if options.resume and (summary := saved.finished(out / "encoder.onnx")):
             print(f"The run in {folder}/ is finished: {summary}")
             return
+        for name, part in (("validation", inputs.validation), ("test", inputs.test)):
+            if part and inputs.training:
+                warn_of_shared(name, part.count_shared(inputs.training), len(part))
         backbone = open_backbone(options)
         before = scores_of(embed_parts(WholeEncoder(backbone), inputs), inputs)
         source, student = build(options, inputs, backbone)

@@ -57,7 +57,7 @@ def main() -> None:
             Backbone(options.backbone, "-1", max_length=options.max_length, device=options.device), bfloat16=options.bfloat16
         )
         trainer = TeacherTrainer(teacher, training, validation, settings)
-        warn_of_shared("validation", count_shared(validation, training), len(validation))
+        warn_of_shared("validation", validation.count_shared(training), len(validation))
         print(saved.begin(trainer, options.resume), flush=True)
         saved.run(trainer)
         scores = trainer.history[trainer.best]
@@ -120,12 +120,6 @@ def open_parts(options: Namespace) -> tuple[TextPairs, TextPairs, dict[str, floa
     if len(training) < options.batch_size:
         raise InputError(f"{len(training)} training pairs, expected at least one batch of {options.batch_size}")
     return training, validation, set_aside
-
-
-def count_shared(pairs: TextPairs, others: TextPairs) -> int:
-    """How many of the pairs are among others as well, in either order."""
-    known = {frozenset(pair) for pair in zip(others.first, others.second, strict=True)}
-    return sum(frozenset(pair) in known for pair in zip(pairs.first, pairs.second, strict=True))
 
 
 def identity_of(options: Namespace, settings: TeacherSettings, training: TextPairs, validation: TextPairs) -> dict[str, Any]:

@@ -101,6 +101,11 @@ class TextPairs:
         text.update(np.ascontiguousarray(self.labels).data)
         return text.hexdigest()
 
+    def count_shared(self, others: TextPairs) -> int:
+        """How many of the pairs are among others as well, in either order."""
+        known = {frozenset(pair) for pair in zip(others.first, others.second, strict=True)}
+        return sum(frozenset(pair) in known for pair in zip(self.first, self.second, strict=True))
+
 
 def read_text_pairs(source: str | os.PathLike[str], options: ReadOptions = ReadOptions(), *, has_options: bool = True) -> TextPairs:
     """Read sentence pairs from a table in any form that `tables.open_table` opens.

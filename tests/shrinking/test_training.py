@@ -241,8 +241,10 @@ def test_the_command_shrinks_reports_and_resumes(tiny_bert, pairs, tmp_path, run
     assert metrics["vocabulary"] == 10
     assert metrics["scores"]["validation"][Path(tiny_bert).name]["spearman"] == pytest.approx(with_all_words)
     assert torch.equal(word_embeddings(tmp_path / "run" / "encoder"), word_embeddings(tiny_bert))
-    done = run_here("shrink.py", *files, *small, "--train_words", "--run_dir", tmp_path / "words", "--out", tmp_path / "words-out")
+    words = ("--train_words", "--run_dir", tmp_path / "words", "--out", tmp_path / "words-out")
+    done = run_here("shrink.py", *files, *small, *words, "--test", tmp_path / "train.tsv")
     assert done.returncode == 0, done.stderr
+    assert "warning: 80 of the 80 test pairs are training pairs too" in done.stderr and "validation pairs are" not in done.stderr
     assert not torch.equal(word_embeddings(tmp_path / "words" / "encoder"), word_embeddings(tiny_bert))
     thinner = ("--relu", "--intermediate_size", "24", "--variants", "2", "--pair_variants", "5", "--float32")
     done = run_here("shrink.py", *files, *small, *thinner, "--run_dir", tmp_path / "thin", "--out", tmp_path / "thin-out")
