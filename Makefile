@@ -33,7 +33,7 @@ WORKERS ?= 2
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
 
-INSTALL := .venv/bin/pip install --quiet --disable-pip-version-check
+INSTALL := .venv/bin/pip install --disable-pip-version-check
 
 .venv/installed: requirements.txt requirements-text.txt
 	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or later is needed: make PYTHON=python3.12 ...' if sys.version_info < (3, 11) else 0)"
@@ -48,7 +48,7 @@ INSTALL := .venv/bin/pip install --quiet --disable-pip-version-check
 
 .venv-demo/installed: requirements-demo.txt requirements-small.txt
 	$(PYTHON) -m venv .venv-demo
-	.venv-demo/bin/pip install --quiet --disable-pip-version-check -r $<
+	.venv-demo/bin/pip install --disable-pip-version-check -r $<
 	@touch $@
 
 starter := data/starter
@@ -82,7 +82,7 @@ $(JUDGE)/bin/python:
 	done; \
 	if [ -z "$$found" ]; then echo "error: no Python 3.12 here, expected python3.12 on PATH or one of pyenv" >&2; exit 2; fi; \
 	$$found -m venv $(JUDGE) && \
-	$(JUDGE)/bin/pip install --quiet --disable-pip-version-check torch==2.3.0 "numpy<2" || { rm -rf $(JUDGE); exit 1; }
+	$(JUDGE)/bin/pip install --disable-pip-version-check torch==2.3.0 "numpy<2" || { rm -rf $(JUDGE); exit 1; }
 
 # Studies. A run that is done is not repeated.
 NAME ?= sts
@@ -210,7 +210,7 @@ ladder: $(foreach rung,$(rungs),$(SEEDS:%=runs/ladder/$(rung)-%/encoder.onnx)) r
 # sentence-transformers with its ONNX backend, and model2vec, which need an older transformers.
 $(OTHERS)/bin/python:
 	$(PYTHON) -m venv $(OTHERS)
-	$(OTHERS)/bin/pip install --quiet --disable-pip-version-check -r benchmarks/requirements-others.txt || { rm -rf $(OTHERS); exit 1; }
+	$(OTHERS)/bin/pip install --disable-pip-version-check -r benchmarks/requirements-others.txt || { rm -rf $(OTHERS); exit 1; }
 
 bench: stores/stsb/test.store .venv/with-tests $(JUDGE)/bin/python
 	$(INSTALL) -r benchmarks/requirements.txt
