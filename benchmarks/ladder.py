@@ -196,6 +196,7 @@ def draw(path: Path, points: Mapping[str, tuple[float, float, float]], own: Cont
         if isinstance(handle, PathCollection):
             handle.set_sizes([40])
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(0.16, 0.14)
     axes.set_xlabel("sentences per second in batches of 32, all-MiniLM-L6-v2 in torch = 1")
     axes.set_ylabel("Spearman on STS-B test")
