@@ -25,7 +25,6 @@ DESCRIPTION = "corpus.json"
 FORMATS = ("npy", "parquet")
 PRECISIONS = ("float32", "float16", "int8", "bits")
 VERSION = 1
-ONE_THREAD = {"use_threads": False, "pre_buffer": False}  # for pyarrow, whose threads may abort the process as it ends
 
 
 @dataclass(frozen=True)
@@ -202,8 +201,9 @@ class CorpusFolder:
         return list(columns[0]), list(columns[1]) if self.plan.keep_text else None
 
     def _parquet(self, number: int, columns: list[str]) -> Any:
+        # Threads of pyarrow's, of which read_table starts one in any case, may abort the process as it ends.
         contents = io.BytesIO(self._path(number).read_bytes())
-        return import_pyarrow("pyarrow.parquet").read_table(contents, columns=columns, **ONE_THREAD)
+        return import_pyarrow("pyarrow.parquet").ParquetFile(contents, pre_buffer=False).read(columns, use_threads=False)
 
     @contextmanager
     def _reading(self, number: int) -> Iterator[None]:

@@ -306,7 +306,7 @@ def _parquet(path: Path) -> Table:
     def rows() -> Iterator[Row]:
         number = 0
         try:
-            for batch in file.iter_batches(batch_size=4096):
+            for batch in file.iter_batches(batch_size=4096, use_threads=False):  # they may abort the process as it ends
                 for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     number += 1
                     yield number, list(cells)

@@ -25,6 +25,17 @@ from evaluation.quantization import bit_similarity, from_int8, to_bits, to_int8
 from portable.small_encoder import SmallEncoder
 
 N = 300
+READ_PARQUET = """
+import os, sys
+import pyarrow.parquet
+from corpus.index import CorpusFolder
+from corpus.records import Records
+
+before = len(os.listdir("/proc/self/task"))
+folder = CorpusFolder.open(sys.argv[1])
+print(len(folder.vectors(0)), len(folder.rows(0)[0]), len(list(Records(str(folder.path / "part-00000.parquet")))))
+print(len(os.listdir("/proc/self/task")) - before)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +83,13 @@ def test_vectors_are_the_models_in_every_format_and_precision(encoded, tiny_smal
     rows = [folder.rows(number) for number in range(folder.plan.parts)]
     assert [own for ids, _ in rows for own in ids] == list(range(N))
     assert [text for _, texts in rows for text in texts] == lines
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux shows them")
+def test_reading_parquet_starts_no_threads(encoded):
+    folder = encoded("out", "--format", "parquet", "--processes", "1")
+    done = subprocess.run([sys.executable, "-c", READ_PARQUET, folder.path], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["64", "64", "64", "0"]  # rows, and threads, which may abort the process as it ends
 
 
 def wait_for_end(group: int) -> None:
