@@ -13,7 +13,7 @@ from tokens.columns import ColumnsError, TextColumn, find_text_column
 from tokens.tables import BadRow, Row, Table, first_rows, is_on_hub, is_saved_dataset, open_table, text_lines
 from tokens.text_pairs import check_sentence, describe_bad_rows
 
-LINES = re.compile(r"\.(txt|text|lines)(\.gz|\.zst)?$")
+LINES = re.compile(r"\.(txt|text|lines)(\.gz|\.zst)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Records:
             skip_bad_rows: leave bad rows out; by default they are an error.
 
         Raises:
-            InputError: if there are no files.
+            InputError: if there are no files, or none of them has the columns.
         """
         self.columns, self.skip_bad_rows = columns, skip_bad_rows
         path = Path(source)
@@ -66,6 +66,8 @@ class Records:
             self.sources = [str(file) for file in visible_files(path)]
         if not self.sources:
             raise InputError("holds no files, expected text or tables", path=path)
+        if columns and all(map(LINES.search, self.sources)):
+            raise InputError("has a sentence a line, no columns; leave out --columns, or name a table .csv or .tsv", path=path)
 
     def survey(self) -> Survey:
         """Read everything once.

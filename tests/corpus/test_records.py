@@ -42,7 +42,7 @@ def test_every_form_gives_the_same_sentences(tmp_path):
 
 def test_a_folder_is_read_in_the_order_of_names_and_numbered_through(tmp_path):
     for name, lines in (
-        ("b.txt", "three\nfour\n"),
+        ("b.TXT", "three, 3\nfour, 4\n"),
         ("a.txt", "one\ntwo\n"),
         (".hidden.txt", "no\n"),
         (".cache/a.txt", "no\n"),
@@ -50,7 +50,7 @@ def test_a_folder_is_read_in_the_order_of_names_and_numbered_through(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(lines)
-    assert list(Records(str(tmp_path))) == [Record(i, text) for i, text in enumerate(["one", "two", "three", "four"])]
+    assert list(Records(str(tmp_path))) == [Record(i, text) for i, text in enumerate(["one", "two", "three, 3", "four, 4"])]
 
 
 def test_columns_say_whether_a_first_row_of_unknown_names_is_a_header(tmp_path):
@@ -123,6 +123,10 @@ def test_unknown_columns_and_empty_folders_are_errors(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             list(Records(str(tmp_path / "a.csv"), columns))
+    (tmp_path / "a.txt").write_text("id\ttext\n1\tone\n")
+    with pytest.raises(InputError, match="leave out --columns, or name a table"):
+        Records(str(tmp_path / "a.txt"), "text=2,id=1")
+    assert len(list(Records(str(tmp_path), "text=text"))) == 3  # a row of the table, two lines
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no files"):
         Records(str(tmp_path / "empty"))
