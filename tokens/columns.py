@@ -90,15 +90,15 @@ def find_text_column(header: list[str] | None, sample: Sequence[Row], wanted: st
         ColumnsError: if no way or more than one way is possible.
     """
     names, rows = _names_and_rows(header, sample)
+    simple = [_simple(name) for name in names]
+    ids = [position for position, name in enumerate(simple) if name in ID_NAMES]
     if wanted:
         found, by_name = _wanted_positions(header, names, max(map(len, rows)), wanted, ("text", "id"))
         if len(found["text"]) != 1 or len(found["id"]) > 1:
             raise ColumnsError(f"--columns names {len(found['text'])} columns as text and {len(found['id'])} as id, expected one")
         has_header = header is None and (by_name or _are_names(names, found["text"]))
-        return TextColumn(found["text"][0], next(iter(found["id"]), None), has_header)
-    simple = [_simple(name) for name in names]
+        return TextColumn(found["text"][0], next(iter(found["id"] or (ids if has_header or header else [])), None), has_header)
     text = [position for position, name in enumerate(simple) if name in TEXT_NAMES]
-    ids = [position for position, name in enumerate(simple) if name in ID_NAMES]
     named = bool(text)
     if not text and (header is None or len(names) == 1):
         columns = [[row[position] for row in rows if position < len(row)] for position in range(len(names))]

@@ -57,6 +57,9 @@ def test_columns_say_whether_a_first_row_of_unknown_names_is_a_header(tmp_path):
     (tmp_path / "a.csv").write_text("nr,Frage\n1,Was ist das?\n2,Wer ist da?\n")
     assert [record.text for record in Records(str(tmp_path / "a.csv"), "text=Frage")] == ["Was ist das?", "Wer ist da?"]
     assert next(iter(Records(str(tmp_path / "a.csv"), "text=2"))).text == "Frage"  # it is said to be no header
+    (tmp_path / "b.csv").write_text("id,Frage\n7,Was ist das?\n")
+    assert list(Records(str(tmp_path / "b.csv"), "text=Frage")) == [Record("7", "Was ist das?")]
+    assert [record.id for record in Records(str(tmp_path / "b.csv"), "text=2")] == [0, 1]
 
 
 def test_files_with_and_without_ids_do_not_mix(tmp_path):
