@@ -50,12 +50,14 @@ def needs_no_torch(model: str) -> bool:
 
 
 def identity_of_model(model: str, backbone: str | None) -> str:
-    """A hash of the files of a model and its backbone, but for hidden ones and caches; of a name on the hub, the name."""
+    """A hash of the files of a model and its backbone, but for hidden ones, caches, cards, code; of a name on the hub, the name."""
     contents = hashlib.blake2b(digest_size=16)
     for source in (model, backbone):
         path = Path(source or "")
         files = visible_files(path) if source and path.is_dir() else [path]
         for file in files:
+            if file.suffix in (".md", ".py"):  # a new card or small_encoder.py changes no embedding, and a corpus takes hours
+                continue
             contents.update(file.read_bytes() if source and file.is_file() else str(source).encode())
     return contents.hexdigest()
 

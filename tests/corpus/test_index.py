@@ -159,6 +159,7 @@ def test_another_corpus_model_or_setting_is_refused_and_says_what_differs(tiny_s
     shutil.copytree(tiny_small, model)
     (model / "__pycache__").mkdir()
     (model / "__pycache__" / "small_encoder.pyc").write_text("as Python leaves it")
+    (model / "README.md").write_text("another card")
     options = ["--data", data, "--part_rows", "64", "--out", tmp_path / "out"]
     assert "300 of 300 sentences are there already" in run_here("encode.py", *options, "--model", model).stdout
     (model / "note").write_text("another")
