@@ -186,6 +186,12 @@ def test_the_command(tiny_bert, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out" / "modules.json").is_file()
 
 
+def test_options_and_models_that_cannot_be_are_refused(tiny_small, tmp_path, run_here):
+    assert "--float32 needs --onnx" in last_line(run_here("export.py", "--float32", "--out", tmp_path / "out"))
+    error = last_line(run_here("export.py", "--model", tiny_small, "--out", tmp_path / "out"))
+    assert "give a checkpoint such as model.bin" in error and "max_length" not in error
+
+
 def test_it_shares_its_weights_and_works_in_half_precision(tiny_bert):
     encoder = small_encoder(tiny_bert)
     expected = encoder.encode(SENTENCES)
