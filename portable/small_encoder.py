@@ -78,7 +78,7 @@ def _read(folder: Path) -> tuple[dict, bytes, bytes]:
             raise ValueError(f"{folder} is of format {config['format']}, expected {FORMAT}; use the small_encoder.py in it")
         sums = [hashlib.sha256(own).hexdigest() for own in (graph, tokenizer)]
         intact = sums == [config["sha256"][name] for name in FILES] and type(config["max_length"]) is int
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(f"{error.filename} is missing, expected the folder of a small encoder") from None
     except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         raise ValueError(f"{folder / 'config.json'} is damaged, or not that of a small encoder") from None

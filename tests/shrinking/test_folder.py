@@ -157,6 +157,8 @@ def test_a_missing_or_damaged_file_is_one_clear_line(copied, name):
     (copied / name).unlink()
     with pytest.raises(ValueError, match=rf"{name} is missing, expected the folder of a small encoder"):
         SmallEncoder(copied)
+    with pytest.raises(ValueError, match=r"config\.json is missing, expected the folder of a small encoder"):
+        SmallEncoder(__file__)
 
 
 @pytest.mark.parametrize(
