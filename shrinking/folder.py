@@ -143,9 +143,10 @@ def write_card(folder: Path, scores: Mapping[str, Mapping[str, Mapping[str, floa
         *(METRICS[name] for name in METRICS if any(name in v for e in scores.values() for v in e.values())),
     ]
     made_from = [own["backbone"], f"layers {own['layers']}", f"{own['vocabulary']:,} tokens"]
-    if "intermediate_size" in config:
+    has_layers = config.get("num_hidden_layers") != 0
+    if has_layers and "intermediate_size" in config:
         made_from.append(f"{config['intermediate_size']:,} inner dimensions")
-    if config.get("hidden_act") == "relu":
+    if has_layers and config.get("hidden_act") == "relu":
         made_from.append("ReLU")
     data = list(own.get("data", []))
     for name, edited in (("variants", "sentence of the text"), ("pair_variants", "sentence of the pairs")):

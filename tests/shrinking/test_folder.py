@@ -221,6 +221,13 @@ def test_the_card_and_the_configuration_say_where_it_comes_from(tiny):
     assert facts["scores"] == {"test": {"tiny": {"spearman": 0.5, "mse": 0.25}}} and facts["backbone"] == "tiny"
 
 
+def test_the_card_of_static_embeddings_names_no_inner_dimensions(copied):
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 0, "hidden_act": "relu"}))
+    write_card(copied, {})
+    assert "| made from | tiny, layers all, 14 tokens |" in (copied / "README.md").read_text(encoding="utf-8")
+
+
 def test_what_stands_where_it_is_written_is_kept(copied, tiny_bert):
     before = (copied / "encoder.onnx").read_bytes()
     write_folder(copied, Backbone(str(tiny_bert)), mean_pooling(16), [[2, 3]], FACTS)
