@@ -23,7 +23,7 @@ from common.cli import make_parser, output_folder, run_command
 from common.errors import InputError
 from common.files import absolute_if_exists, size_of
 from common.progress import Progress
-from corpus.encoding import encode_here, identity_of_model, load_model, value_range
+from corpus.encoding import encode_here, identity_of_model, load_model, needs_no_torch, value_range
 from corpus.index import FORMATS, PRECISIONS, CorpusFolder, Plan
 from corpus.on_ray import encode_on_ray
 from corpus.records import Records
@@ -82,6 +82,12 @@ def parse_options() -> Any:
         raise InputError(f"--ray encodes on CPUs, expected no --device {options.device}")
     if options.format == "parquet":
         import_pyarrow()  # fail before the work starts
+    if needs_no_torch(options.model):
+        options.device = "cpu"
+    elif options.device != "cpu":
+        from common.devices import choose_device  # here because a small encoder needs no torch
+
+        options.device = str(choose_device(options.device))
     return options
 
 

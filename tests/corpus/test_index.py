@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -191,6 +192,17 @@ def test_truncated_and_left_out_sentences_are_counted(tiny_small, tmp_path, run_
     done = run_here("encode.py", *options, "--skip_bad_rows")
     assert "1 bad rows left out" in done.stdout and "1 of 2 sentences were longer" in done.stdout, done.stdout + done.stderr
     assert CorpusFolder.open(tmp_path / "out").rows(0)[0] == ["0", "2"]
+
+
+def test_on_the_cpu_all_cores_encode_whatever_the_device_is_called(tiny_small, tiny_bert, data, tmp_path, monkeypatch, run_here):
+    called = mock.Mock(return_value=iter(()))
+    monkeypatch.setattr("encode.encode_here", called)
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    for model in (tiny_small, tiny_bert):
+        run_here("encode.py", "--data", data, "--model", model, "--device", "auto", "--out", tmp_path / model.name)
+        assert called.call_args.args[2:] == (3, "cpu")
 
 
 def test_a_damaged_part_or_description_is_one_clear_line(encoded, run_here):
