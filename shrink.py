@@ -76,6 +76,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     folder, out = output_folder(options.run_dir), output_folder(options.out)
     check_replaceable(out)
+    output_folder(cache_of(options))
     saved = SavedRun(folder, save_seconds=options.save_seconds, command=command_to_resume(folder, []))
     with saved.hold(arguments_to_save(arguments, options, FILES), resume=options.resume):
         inputs = open_inputs(options)

@@ -23,6 +23,7 @@ from training.whole_encoder import WholeEncoder
 
 FACTS, WEIGHTS = "teacher.json", "model.safetensors"
 GRAPH = "encoder.onnx"  # of a small encoder
+NO_TEACHER = "not a teacher, expected a folder written by teacher.py or shrink.py"
 ENCODED_TOGETHER = 1024  # sentences
 
 
@@ -57,7 +58,7 @@ def read_teacher(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError("not a teacher, expected a folder written by teacher.py or shrink.py", path=folder) from error
+        raise InputError(NO_TEACHER, path=folder) from error
 
 
 def load_teacher(folder: Path, *, bfloat16: bool = False, device: str = "cpu") -> WholeEncoder:
@@ -71,8 +72,15 @@ def load_teacher(folder: Path, *, bfloat16: bool = False, device: str = "cpu") -
 
 
 def identity_of_teacher(folder: Path) -> dict[str, Any]:
-    """What changes when the weights in a teacher's folder do."""
-    return identity_of(folder / (GRAPH if _is_small(folder) else WEIGHTS))
+    """What changes when the weights in a teacher's folder do.
+
+    Raises:
+        InputError: if there are none.
+    """
+    weights = folder / (GRAPH if _is_small(folder) else WEIGHTS)
+    if not weights.is_file():
+        raise InputError(NO_TEACHER, path=folder)
+    return identity_of(weights)
 
 
 def teacher_embeddings(

@@ -274,3 +274,9 @@ def test_the_command_shrinks_reports_and_resumes(tiny_bert, pairs, tmp_path, run
     (tmp_path / "mine" / "precious.txt").write_text("keep")
     refused = run_here("shrink.py", *files, *small, "--out", tmp_path / "mine")
     assert "mine: exists and is not a small encoder's" in last_line(refused)
+    for option, path, message in (
+        ("--teacher", "mine", "mine: not a teacher, expected a folder written by teacher.py or shrink.py"),
+        ("--cache_dir", "train.tsv", "train.tsv: is a file, expected a folder"),
+    ):
+        refused = run_here("shrink.py", *files, *small, option, tmp_path / path, "--run_dir", tmp_path / "refused")
+        assert message in last_line(refused) and not (tmp_path / "refused" / "arguments.json").exists()
