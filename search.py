@@ -36,6 +36,8 @@ def main() -> None:
         raise InputError("the question is empty, expected a sentence")
     if bool(options.queries) == (options.duplicates is not None):
         raise InputError("expected a question, or --duplicates with a cosine such as 0.9")
+    if options.duplicates is not None and (options.model or options.method == "faiss"):
+        raise InputError("--duplicates compares all vectors with all, without the model; leave out --model and --method faiss")
     if options.out and Path(options.out).resolve().is_relative_to(Path(options.index).resolve()):
         raise InputError("is inside --index, whose files it could overwrite; choose another folder", path=options.out)
     out = output_file(options.out) if options.out else None

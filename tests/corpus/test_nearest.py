@@ -137,6 +137,8 @@ def test_bad_input_is_one_clear_line(tiny_small, tmp_path, run_here):
         ([], "expected a question"),
         ([" "], "the question is empty"),
         (["--duplicates", "2"], "expected a cosine"),
+        (["--duplicates", "0.9", "--method", "faiss"], "leave out --model and --method faiss"),
+        (["--duplicates", "0.9", "--model", "small"], "leave out --model and --method faiss"),
         (["cat"], "not the model"),
         (["--duplicates", "0.9", "--out", tmp_path / "corpus" / "corpus.json"], "is inside --index"),
         (["--duplicates", "0.9", "--out", tmp_path / "corpus" / "groups" / ".." / "part-00000.jsonl"], "is inside --index"),
