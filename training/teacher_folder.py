@@ -23,13 +23,19 @@ from training.whole_encoder import WholeEncoder
 
 FACTS, WEIGHTS = "teacher.json", "model.safetensors"
 GRAPH = "encoder.onnx"  # of a small encoder
-NO_TEACHER = "not a teacher, expected a folder written by teacher.py or shrink.py"
 ENCODED_TOGETHER = 1024  # sentences
 
 
 def teacher_folders(names: Sequence[str] | None) -> list[str]:
-    """The folders of teachers by the names given for them: `small` is the encoder that ships, unless a folder here has the name."""
-    return [str(SMALL) if name == SMALL.name and not Path(name).exists() else name for name in names or []]
+    """The folders of teachers by the names given for them: `small` is the encoder that ships, unless a folder here has the name.
+
+    Raises:
+        InputError: if one of them is no teacher's; this early because encoding the pairs may take an hour.
+    """
+    folders = [str(SMALL) if name == SMALL.name and not Path(name).exists() else name for name in names or []]
+    for folder in folders:
+        read_teacher(Path(folder))
+    return folders
 
 
 def save_teacher(folder: Path, teacher: WholeEncoder, facts: dict[str, Any]) -> None:
@@ -58,7 +64,7 @@ def read_teacher(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(NO_TEACHER, path=folder) from error
+        raise InputError("not a teacher, expected a folder written by teacher.py or shrink.py", path=folder) from error
 
 
 def load_teacher(folder: Path, *, bfloat16: bool = False, device: str = "cpu") -> WholeEncoder:
@@ -72,15 +78,8 @@ def load_teacher(folder: Path, *, bfloat16: bool = False, device: str = "cpu") -
 
 
 def identity_of_teacher(folder: Path) -> dict[str, Any]:
-    """What changes when the weights in a teacher's folder do.
-
-    Raises:
-        InputError: if there are none.
-    """
-    weights = folder / (GRAPH if _is_small(folder) else WEIGHTS)
-    if not weights.is_file():
-        raise InputError(NO_TEACHER, path=folder)
-    return identity_of(weights)
+    """What changes when the weights in a teacher's folder do."""
+    return identity_of(folder / (GRAPH if _is_small(folder) else WEIGHTS))
 
 
 def teacher_embeddings(

@@ -58,8 +58,11 @@ def folder(tiny_bert, tmp_path) -> Path:
 
 def test_small_names_the_encoder_that_ships_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for name in ("mine", "own/small"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "teacher.json").write_text("{}")
     assert teacher_folders(["small", "small", "mine"]) == [str(ROOT / "small")] * 2 + ["mine"] and teacher_folders(None) == []
-    (tmp_path / "small").mkdir()
+    monkeypatch.chdir(tmp_path / "own")
     assert teacher_folders(["small"]) == ["small"]
 
 
@@ -318,9 +321,11 @@ def test_pieces_are_of_the_words_of_the_sentences_and_none_is_known():
     assert make_pieces(["one"], seed=0) == [] == make_pieces([], seed=0)
 
 
-def test_folders_that_are_no_teacher(tmp_path, pairs):
-    with pytest.raises(InputError, match=r"not a teacher, expected a folder written by teacher\.py or shrink\.py"):
-        with_teacher_targets(pairs[0], [tmp_path], cache=tmp_path)
+def test_folders_that_are_no_teacher_are_named_before_anything_is_encoded(tmp_path, run_here):
+    (tmp_path / "pairs.tsv").write_text("a cat\ta dog\t1\n" * 40)
+    refused = run_here("train.py", "--data", tmp_path / "pairs.tsv", "--teacher", "small", tmp_path, "--preset", "imitation")
+    assert f"{tmp_path}: not a teacher, expected a folder written by teacher.py or shrink.py" in last_line(refused)
+    assert not list(tmp_path.glob("*.store"))
 
 
 def test_pairs_without_text_are_one_clear_line(challenge, tmp_path, run_here):
