@@ -2,8 +2,9 @@
 
     python study.py studies/sts.yaml
 
-Finished runs are not repeated, so a study that was stopped resumes where it was. It writes a table, a CSV with a row per
-run, and a figure to results/, named after the study. To compare recipes of your own, copy studies/sts.yaml.
+Finished runs are not repeated and stopped ones resume, so a study that was stopped goes on where it was. It writes a table,
+a CSV with a row per run, and a figure to results/, named after the study. To compare recipes of your own, copy
+studies/sts.yaml.
 """
 
 from __future__ import annotations

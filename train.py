@@ -75,7 +75,7 @@ def main() -> None:
             run = open_run(recipe, options, device)
         torch.set_num_threads(options.threads)  # only now: a backbone that encodes text uses all cores
         saved.identity = identity_of_run(recipe, run.training, run.validation, device.type)
-        if options.resume and (summary := saved.finished(run.out)):
+        if options.resume and (summary := saved.finished(run.out, folder / "metrics.json")):
             print(f"The run in {folder}/ is finished: {summary}")
         else:
             result = train(run, device, saved, options.resume)

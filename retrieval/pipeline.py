@@ -224,7 +224,7 @@ def run(
         print(mined.report())
     trainer = Trainer(recipe, splits["training"], splits["validation"])
     saved = SavedRun(folder, identity_of_run(recipe, splits["training"], splits["validation"]), command=command)
-    if resume and (summary := saved.finished()):
+    if resume and (summary := saved.finished(out, folder / "metrics.json")):
         print(f"The run in {folder}/ is finished: {summary}")
         return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     print(saved.begin(trainer, resume))

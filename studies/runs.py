@@ -61,10 +61,14 @@ class Run:
         """
         if not (self.folder / "metrics.json").exists():
             return False
-        path = self.folder / OPTIONS
-        if path.exists() and path.read_text(encoding="utf-8") != self.command_line():  # earlier versions left no options
+        if (self.folder / OPTIONS).exists() and not self.has_its_options():  # earlier versions left no options
             raise InputError("a run with other options than the study's now; delete this folder to run it again", path=self.folder)
         return True
+
+    def has_its_options(self) -> bool:
+        """Whether the run was begun, with the options that it has now."""
+        path = self.folder / OPTIONS
+        return path.exists() and path.read_text(encoding="utf-8") == self.command_line()
 
     def command_line(self) -> str:
         """The command with its options, as kept in the run's folder; paths as the study gives them."""
@@ -157,12 +161,12 @@ def run_all(runs: Sequence[Run], workers: int) -> None:
 
 
 def _execute(run: Run) -> Run:
-    run.folder.mkdir(parents=True, exist_ok=True)
+    stopped = run.has_its_options()
     write_text_atomically(run.folder / OPTIONS, run.command_line())
     log = run.folder / "log.txt"
     places = ("--run_dir", str(run.folder), "--out", str(run.folder / "model.bin"))
     with log.open("wb") as file:
-        command = [sys.executable, str(ROOT / run.command), *run.options, *places]
+        command = [sys.executable, str(ROOT / run.command), *run.options, *places, *(["--resume"] if stopped else [])]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
     if status:

@@ -239,11 +239,11 @@ class SavedRun:
             raise InputError("not a saved run of this version; start over without --resume", path=self.path)
         return contents
 
-    def finished(self, result: Path | None = None) -> str | None:
-        """The summary of a finished run, or None; if its result is gone, the run is to start over."""
+    def finished(self, *results: Path) -> str | None:
+        """The summary of a finished run, or None; if one of its results is gone, the run is to start over."""
         contents = self.read()
         summary = contents.get("finished") if contents else None
-        if summary and result and not result.exists():
+        if summary and not all(result.exists() for result in results):
             self.path.unlink()
             return None
         return summary

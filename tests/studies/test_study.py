@@ -97,6 +97,21 @@ def test_a_run_with_other_options_is_refused_and_one_without_record_is_done(stud
     assert all(run.is_done() for run in read_study(study).runs)
 
 
+def test_a_stopped_run_resumes_unless_its_options_have_changed(study, monkeypatch):
+    commands: list[list[str]] = []
+
+    def stop(command, **_):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 130)
+
+    monkeypatch.setattr("studies.runs.subprocess.run", stop)
+    for changed in (study.read_text(), study.read_text(), study.read_text().replace("--encoder.heads 4", "--encoder.heads 2")):
+        study.write_text(changed)
+        with pytest.raises(InputError, match="ended with status 130"):
+            run_all(read_study(study).runs[:1], 1)
+    assert ["--resume" in command for command in commands] == [False, True, False]
+
+
 def test_a_run_that_fails_is_named_with_its_last_line(study, tmp_path, run_here):
     (tmp_path / "mine" / "train.store").write_bytes(b"nothing")
     message = last_line(run_here("study.py", study, "--results", tmp_path / "results", "--workers", "1"))

@@ -314,6 +314,8 @@ def test_a_finished_run_says_so_and_other_data_are_refused(train, folder, tmp_pa
     before = (tmp_path / "model.bin").stat().st_mtime_ns
     assert "is finished: " in train("--resume")[0]
     assert (tmp_path / "model.bin").stat().st_mtime_ns == before
+    (tmp_path / "run" / "metrics.json").unlink()  # a study takes a run without it for unfinished
+    assert "starting a new one" in train("--resume")[0] and (tmp_path / "run" / "metrics.json").exists()
     _, errors, status = train("--resume", "--data", str(folder / "dev.store"))
     assert status == 2 and "the training pairs differ" in errors
     assert "An unfinished run was in" not in train("--seed", "1")[0]  # it was finished
