@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from common.errors import InputError
 from common.files import write_figure_atomically
 from studies.tables import BASELINE, ENCODER, TITLES, Row
 
@@ -19,10 +20,17 @@ def draw_scores(path: Path, rows: Sequence[Row], scores: Sequence[str]) -> None:
     """Scores as PNG: a panel per data set and score, a line per encoder with a point per seed and a bar at their mean.
 
     They are those on test, or on validation if some run was not scored on test.
+
+    Raises:
+        InputError: if a run does not have a score.
     """
     panels = [(data, score) for data in dict.fromkeys(row["data"] for row in rows) for score in scores]
     names = list(dict.fromkeys(row["encoder"] for row in rows))
-    part = "test" if all(f"test {ENCODER} {score}" in row for row in rows for score in scores) else "validation"
+    needed = {part: [f"{part} {ENCODER} {score}" for score in scores] for part in ("test", "validation")}
+    complete = [part for part, keys in needed.items() if all(key in row for row in rows for key in keys)]
+    if not complete:
+        raise InputError(f"no figure: not every run has the scores {', '.join(scores)}", path=path)
+    part = complete[0]
     figure = Figure(figsize=(2.5 + 2.3 * len(panels), 1.3 + 0.34 * len(names)), layout="constrained")
     for axes, (data, score) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
         on_data = [row for row in rows if row["data"] == data]

@@ -8,7 +8,8 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -19,11 +20,13 @@ from common.errors import InputError
 from common.files import write_text_atomically
 from common.progress import Progress
 from common.yaml_files import describe_field_error, read_yaml
+from studies.tables import TITLES
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = "options.txt"  # of a run, in its folder
 STUDY_KEYS = ("command", "options", "out", "seeds", "scores", "figure", "report", "data", "arms")
 ARM_KEYS = ("options", "grid", "seeds")
+REPORTS = ("compression",)
 
 
 @dataclass(frozen=True)
@@ -100,14 +103,18 @@ def read_study(path: Path) -> Study:
     """Read a study; studies/sts.yaml shows the format.
 
     Raises:
-        InputError: if the file is missing or not a study.
+        InputError: if the file is missing or not a study, or two of its runs have one folder.
     """
     contents = read_yaml(path, "a study")
-    _check_keys(path, "the file", contents, STUDY_KEYS)
+    _check_known(path, "the file has no key", contents, STUDY_KEYS)
     try:
         arms = {name: arm if isinstance(arm, dict) else {"options": arm} for name, arm in contents["arms"].items()}
         for name, arm in arms.items():
-            _check_keys(path, f"arm {name}", arm, ARM_KEYS)
+            _check_known(path, f"arm {name} has no key", arm, ARM_KEYS)
+            _check_known(path, f"arm {name}: the study has no seed", arm.get("seeds", ()), contents["seeds"])
+        scores, figure, report = list(contents["scores"]), list(contents["figure"]), contents.get("report")
+        _check_known(path, "there is no score", scores + figure, list(TITLES))
+        _check_known(path, "there is no report", [report] if report else [], REPORTS)
         runs = [
             _run(contents, str(data), str(source), str(name), arm, dict(zip(arm.get("grid", {}), values, strict=True)), int(seed))
             for seed in contents["seeds"]
@@ -116,7 +123,9 @@ def read_study(path: Path) -> Study:
             if seed in arm.get("seeds", contents["seeds"])
             for values in product(*arm.get("grid", {}).values())
         ]
-        return Study(runs, list(contents["scores"]), list(contents["figure"]), contents.get("report"))
+        if twice := [folder for folder, n in Counter(run.folder for run in runs).items() if n > 1]:
+            raise InputError(f"two runs have the folder {twice[0]}; leave one out or rename its arm or data", path=path)
+        return Study(runs, scores, figure, report)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"not a study, expected command, options, out, seeds, scores, figure, data and arms ({describe_field_error(error)})",
@@ -124,10 +133,10 @@ def read_study(path: Path) -> Study:
         ) from error
 
 
-def _check_keys(path: Path, place: str, contents: Mapping[str, Any], known: Sequence[str]) -> None:
-    for key in contents:
-        if key not in known:
-            raise InputError(f"{place} has no key {key!r}, expected one of {', '.join(known)}", path=path)
+def _check_known(path: Path, problem: str, found: Iterable[Any], known: Sequence[Any]) -> None:
+    for item in found:
+        if item not in known:
+            raise InputError(f"{problem} {item!r}, expected one of {', '.join(map(str, known))}", path=path)
 
 
 def _run(

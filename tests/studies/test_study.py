@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -133,6 +134,24 @@ def test_a_misspelt_key_is_named(tmp_path, text):
         read_study(tmp_path / "bad.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("scores: [spearmann]", "there is no score 'spearmann', expected one of spearman, "),
+        ("figure: [spearman, maw]", "there is no score 'maw', expected one of spearman, "),
+        ("report: compresion", "there is no report 'compresion', expected one of compression"),
+        ("arms: {a: {seeds: [1, 2]}}", "arm a: the study has no seed 2, expected one of 0, 1"),
+        ("arms: {a b: x, a_b: y}", "two runs have the folder x/mine/a_b/seed-0; leave one out or rename its arm or data"),
+    ],
+)
+def test_a_study_that_would_lose_runs_or_end_without_its_table_is_refused_before_it_runs(tmp_path, text, message):
+    key = text.split(":")[0]
+    lines = [line for line in f"{HEAD}out: x\ndata: {{mine: x}}\narms: {{a: x}}".splitlines() if not line.startswith(key)]
+    (tmp_path / "bad.yaml").write_text("\n".join([*lines, text]))
+    with pytest.raises(InputError, match=rf"bad\.yaml: {re.escape(message)}"):
+        read_study(tmp_path / "bad.yaml")
+
+
 def test_the_studies_that_ship_can_be_read_and_their_results_are_theirs():
     """Each row of a committed table belongs to an arm of its study, and is what the committed CSV says."""
     for path in (Path(__file__).parents[2] / "studies").glob("*.yaml"):
@@ -163,6 +182,8 @@ def test_the_figure_shows_validation_where_not_every_run_has_a_test_part(tmp_pat
     rows = [run_row("x", "a", seed, {"validation": scores} | ({"test": scores} if has else {})) for seed, has in enumerate(tests)]
     draw_scores(tmp_path / "a.png", rows, ["spearman"])
     assert drawn[0].get_supxlabel().startswith(f"on the {part} part")
+    with pytest.raises(InputError, match=r"no figure: not every run has the scores spearman, mrr"):
+        draw_scores(tmp_path / "a.png", rows, ["spearman", "mrr"])
 
 
 @pytest.mark.parametrize(("other", "shown"), [(0.862657, "0.8626"), (0.8826, "0.8726 ± 0.0141")])
