@@ -144,10 +144,11 @@ def _run(
 ) -> Run:
     words = {field: value if isinstance(value, str) else json.dumps(value) for field, value in settings.items()}
     own = [argument for field, word in words.items() for argument in (f"--{field}", word)]
-    options = f"{study['options']} {arm.get('options') or ''}".replace("{data}", source).replace("{seed}", str(seed))
+    options = shlex.split(f"{study['options']} {arm.get('options') or ''}")  # first: a folder's name may hold spaces
+    options = [option.replace("{data}", source).replace("{seed}", str(seed)) for option in options]
     parts = [data, name, ",".join(f"{field}={word}" for field, word in words.items()), f"seed-{seed}"]
     folder = Path(study["out"], *(re.sub(r"[^\w.,=+-]+", "_", part) for part in parts if part))
-    return Run(data, name, settings, seed, folder, study["command"], (*shlex.split(options), "--seed", str(seed), *own))
+    return Run(data, name, settings, seed, folder, study["command"], (*options, "--seed", str(seed), *own))
 
 
 def run_all(runs: Sequence[Run], workers: int) -> None:

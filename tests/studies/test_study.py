@@ -31,9 +31,9 @@ figure: [spearman, mse]
 @pytest.fixture
 def study(tmp_path) -> Path:
     """An arm, and one with a grid of two values and a seed of its own, on one data set."""
-    store_parts(tmp_path / "mine", train=80, dev=40, test=40)
+    store_parts(tmp_path / "my pairs", train=80, dev=40, test=40)
     (tmp_path / "small.yaml").write_text(
-        f"{HEAD}out: {tmp_path}/runs\ndata: {{noisy: {tmp_path}/mine}}\n"
+        f"{HEAD}out: {tmp_path}/runs\ndata: {{noisy: {tmp_path}/my pairs}}\n"
         f"arms:\n  plain: {SMALL}\n  slow:\n    options: {SMALL}\n    grid: {{learning_rate: [1.0e-9, 1.0e-8]}}\n    seeds: [1]\n"
     )
     return tmp_path / "small.yaml"
@@ -58,6 +58,7 @@ def test_runs_are_made_once_and_summed_up(study, tmp_path, monkeypatch, run_here
         assert float(row["validation mean pooling mae"]) == pytest.approx(metrics["validation"]["mean pooling"]["mae"], abs=1e-6)
         assert metrics["seed"] == int(row["seed"])
     assert len({run.folder for run in runs}) == 4
+    assert all(run.options[1] == f"{tmp_path}/my pairs/train.store" for run in runs)
     mean = np.mean([float(row["test encoder spearman"]) for row in rows if row["encoder"] == "plain"])
     table = (tmp_path / "results" / "small.md").read_text()
     assert table in result.stdout
@@ -114,7 +115,7 @@ def test_a_stopped_run_resumes_unless_its_options_have_changed(study, monkeypatc
 
 
 def test_a_run_that_fails_is_named_with_its_last_line(study, tmp_path, run_here):
-    (tmp_path / "mine" / "train.store").write_bytes(b"nothing")
+    (tmp_path / "my pairs" / "train.store").write_bytes(b"nothing")
     message = last_line(run_here("study.py", study, "--results", tmp_path / "results", "--workers", "1"))
     assert "log.txt: plain, seed 0, ended with status 2: error: " in message
     assert not (tmp_path / "results").exists()
