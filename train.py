@@ -90,7 +90,7 @@ def with_saved_arguments(given: list[str]) -> list[str]:
     Raises:
         InputError: if the folder is not given, or holds no run and there is no --data for a new one.
     """
-    options, _ = take_options(given, ("resume", "run_dir", "data", "preset"))
+    options, _ = take_options(given, ("resume", "run_dir", "data", "preset", "config"))
     if options.resume is None:
         return given
     if not options.run_dir and (options.data or list_dat_files(DATA)):
@@ -99,8 +99,8 @@ def with_saved_arguments(given: list[str]) -> list[str]:
     saved = read_arguments(folder)
     if saved is None and options.run_dir and not options.data and not (folder / "state.pt").exists():
         raise InputError("no run to resume in this folder; give the folder of one, or --data to start a new one", path=folder)
-    if saved and options.preset:
-        _, saved = take_options(saved, ["config"])  # it would win
+    if saved and (options.preset or options.config):
+        _, saved = take_options(saved, ["preset", "config"])
     return ["--run_dir", str(folder), *(saved or []), *given]
 
 

@@ -122,15 +122,18 @@ def parse_recipe(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Reci
         The checked recipe and all options.
 
     Raises:
-        InputError: for an unknown preset, a file that is not a recipe, or an invalid field.
+        InputError: for an unknown preset, both a preset and a file, a file that is not a recipe, or an invalid field.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="default")
+    first.add_argument("--preset")
     first.add_argument("--config")
     chosen, rest = first.parse_known_args(arguments)
-    if not chosen.config and chosen.preset not in preset_names():
-        raise InputError(f"no preset {chosen.preset!r}, expected one of {', '.join(preset_names())}")
-    path = Path(chosen.config or CONFIGS / f"{chosen.preset}.yaml")
+    if chosen.config and chosen.preset:
+        raise InputError("--preset and --config both name a recipe; give one of them")
+    preset = chosen.preset or "default"
+    if preset not in preset_names():
+        raise InputError(f"no preset {preset!r}, expected one of {', '.join(preset_names())}")
+    path = Path(chosen.config or CONFIGS / f"{preset}.yaml")
     contents = read_recipe_file(path)
     try:
         parser.parse_args(as_arguments(contents))
@@ -138,7 +141,7 @@ def parse_recipe(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Reci
         raise InputError(f"not a recipe: {error}", path=path) from error
     rest = _apply_phase_options(contents, rest)  # before types are checked, because the parser overrides one level deep only
     options = parser.instantiate(parser.parse_args([*as_arguments(contents), *rest]))
-    options["preset"], options["config"] = chosen.preset, chosen.config
+    options["preset"], options["config"] = preset, chosen.config
     recipe = Recipe(**{item.name: options[item.name] for item in fields(Recipe)})
     check_recipe(recipe)
     return recipe, options

@@ -114,6 +114,7 @@ BAD_OPTIONS = {
     "--encoder.architecture gated --start random --encoder.hidden_dim 0": "hidden_dim is 0, expected 1 or more",
     "--encoder.architecture published": "start is centred, but published encoders only start random",
     "--preset publish": "no preset 'publish', expected one of compress, compress_published, default, distilled, imitation, pairs",
+    "--config nowhere.yaml --preset published": "--preset and --config both name a recipe; give one of them",
     "--config nowhere.yaml": "nowhere.yaml: no such file, expected a recipe in YAML",
     "--phases.graded.epochs -1": r"phases.graded.epochs is -1, expected 0 or more",
     "--phases.graded.losses.cosen.weight 1": "no loss 'cosen', expected one of nt_xent",

@@ -243,12 +243,14 @@ def test_a_folder_without_a_run_is_not_resumed(tmp_path, run_here):
     assert f"{tmp_path / 'x'}: no run to resume in this folder" in error and not (tmp_path / "x").exists()
 
 
-def test_a_given_preset_wins_over_the_recipe_file_of_the_run(tmp_path):
+def test_a_given_recipe_wins_over_the_one_of_the_run(tmp_path):
     (tmp_path / "arguments.json").write_text('["--seed", "1", "--config", "/mine.yaml", "--out", "/a.bin"]')
     given = ["--run_dir", str(tmp_path), "--resume"]
     assert "/mine.yaml" in train_module.with_saved_arguments(given)
     arguments = train_module.with_saved_arguments([*given, "--preset", "published"])
     assert "/mine.yaml" not in arguments and {"/a.bin", "published"} < set(arguments)
+    (tmp_path / "arguments.json").write_text('["--preset", "ranks"]')
+    assert "ranks" not in train_module.with_saved_arguments([*given, "--config", "/mine.yaml"])
 
 
 def test_saved_arguments_name_files_absolutely_and_datasets_as_they_are(tmp_path, monkeypatch):
