@@ -10,6 +10,18 @@ import yaml
 from common.errors import InputError
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a name that a mapping has twice, as YAML asks; other loaders keep the last one."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        names = [key.value for key, _ in node.value]
+        for number, (key, _) in enumerate(node.value):
+            if key.value in names[:number]:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is there twice", problem_mark=key.start_mark)
+        return node
+
+
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
     """Return the fields of a YAML file.
 
@@ -23,7 +35,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"no such file, expected {what} in YAML", path=path)
     try:
-        contents = yaml.safe_load(path.read_text(encoding="utf-8"))
+        contents = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else None

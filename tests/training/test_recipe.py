@@ -81,6 +81,10 @@ BAD_FILES = {
         "phases: {on: {losses: {cosent: {}}}}\n",
         r"mine.yaml: expected a name but got True",
     ),
+    "a phase that is there twice": (
+        "phases:\n  a: {losses: {cosent: {}}}\n  a: {losses: {pearson: {}}}\n",
+        r"mine.yaml:3: not YAML: a is there twice",
+    ),
     "not a mapping": ("- 1\n", r"mine.yaml: expected a recipe"),
     "empty": ("", r"mine.yaml: expected a recipe"),
     "encoder is a list": ("encoder: [1]\n", r"mine.yaml: encoder is not a mapping"),
