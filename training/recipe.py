@@ -154,19 +154,21 @@ def read_recipe_file(path: Path, nested: Sequence[str] = ("encoder",)) -> dict[s
         InputError: if it is missing or not a YAML mapping.
     """
     contents = read_yaml(path, "a recipe")
-    _check_names(contents, path)
+    _check_fields(contents, path)
     for key in nested:
         if not isinstance(contents.get(key, {}), dict):
             raise InputError(f"{key} is not a mapping, expected fields and values", path=path)
     return contents
 
 
-def _check_names(contents: Any, path: Path) -> None:
-    """Refuse names that are not strings: YAML reads the name `on` as True."""
+def _check_fields(contents: Any, path: Path, place: str = "") -> None:
+    """Refuse empty fields, and names that are not strings: YAML reads the name `on` as True."""
     for name, value in contents.items() if isinstance(contents, dict) else ():
         if not isinstance(name, str):
             raise InputError(f"expected a name but got {name!r}; put names like on, off and 1 in quotes", path=path)
-        _check_names(value, path)
+        if value is None:
+            raise InputError(f"{place}{name} is empty, expected a value ({{}} for a loss with its defaults)", path=path)
+        _check_fields(value, path, f"{place}{name}.")
 
 
 def _apply_phase_options(contents: dict[str, Any], arguments: Sequence[str]) -> list[str]:

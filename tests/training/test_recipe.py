@@ -85,6 +85,10 @@ BAD_FILES = {
         "phases:\n  a: {losses: {cosent: {}}}\n  a: {losses: {pearson: {}}}\n",
         r"mine.yaml:3: not YAML: a is there twice",
     ),
+    "a loss without its braces": (
+        "phases: {a: {losses: {cosent: }}}\n",
+        r"mine.yaml: phases.a.losses.cosent is empty, expected a value \({} for a loss",
+    ),
     "not a mapping": ("- 1\n", r"mine.yaml: expected a recipe"),
     "empty": ("", r"mine.yaml: expected a recipe"),
     "encoder is a list": ("encoder: [1]\n", r"mine.yaml: encoder is not a mapping"),
