@@ -24,13 +24,14 @@ def read_finished_runs(folders: Iterable[Path]) -> list[Row]:
     Runs that differ in data or settings get different names, so that only seeds are averaged; of each seed the latest run counts.
 
     Raises:
-        InputError: if there are none, or one cannot be read.
+        InputError: if a folder is missing, there are no runs, or one cannot be read.
     """
+    folders = list(folders)
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError("no such folder, expected one of training runs", path=folder)
     paths = [path for folder in folders for path in sorted(folder.rglob("metrics.json"))]
-    try:
-        contents = {path: json.loads(path.read_text(encoding="utf-8")) for path in paths}
-    except ValueError as error:
-        raise InputError(f"a metrics.json below these folders is not JSON ({error})") from error
+    contents = {path: _read_json(path) for path in paths}
     runs = {path: run for path, run in contents.items() if isinstance(run, dict) and "recipe" in run and "tokens" in run}
     if not runs:
         raise InputError("no metrics.json of train.py below these folders, expected folders of training runs")
@@ -45,6 +46,13 @@ def read_finished_runs(folders: Iterable[Path]) -> list[Row]:
         print(f"left out: {len(runs) - len(latest)} earlier runs of the same data, settings and seed", file=sys.stderr)
     rows = [run_row(*own[path], run) for path, run in runs.items() if latest[own[path]] == path]
     return sorted(rows, key=lambda row: (list(data.values()).index(row["data"]), _mean_spearman(row, rows)))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"not JSON ({error}); repeat or delete this run", path=path) from error
 
 
 def _mean_spearman(row: Row, rows: Iterable[Row]) -> float:

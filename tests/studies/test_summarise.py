@@ -130,4 +130,6 @@ def test_files_of_one_name_are_not_averaged_and_some_runs_may_have_no_test(tmp_p
 def test_folders_without_runs(tmp_path, run_here):
     assert "no metrics.json" in last_line(run_here("summarise.py", tmp_path))
     (tmp_path / "metrics.json").write_text("{")
-    assert "not JSON" in last_line(run_here("summarise.py", tmp_path))
+    assert f"{tmp_path / 'metrics.json'}: not JSON" in last_line(run_here("summarise.py", tmp_path))
+    missing = last_line(run_here("summarise.py", tmp_path, tmp_path / "rnus"))
+    assert missing == f"error: {tmp_path / 'rnus'}: no such folder, expected one of training runs"
