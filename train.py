@@ -56,6 +56,7 @@ class Run:
     training: PairData
     validation: PairData
     test: PairData | None
+    others: dict[str, list[str]]  # absolute paths of what else it learns from: teachers, sentences
     split_from: str | None  # hash of the pairs before the validation split, None if validation pairs were given
     out: Path
     folder: Path
@@ -169,7 +170,9 @@ def open_run(recipe: Recipe, options: Any, device: torch.device) -> Run:
         cache = store_folder(options.data, options.cache_dir)
         training = with_teacher_targets(training, teachers, text, cache=cache, set_aside=set_aside, device=str(device))
     name, folder = Path(options.config or options.preset).stem, Path(options.run_dir)
-    return Run(recipe, name, training, validation, test, split_from, out, folder)
+    others = {"teachers": options.teacher, "sentences": options.sentences or []}
+    others = {what: [str(Path(path).absolute()) for path in paths] for what, paths in others.items()}
+    return Run(recipe, name, training, validation, test, others, split_from, out, folder)
 
 
 def train(run: Run, device: torch.device, saved: SavedRun, resume: bool) -> TrainingResult:
@@ -225,7 +228,7 @@ def report(run: Run, result: TrainingResult, saved: SavedRun) -> None:
         "split_from": run.split_from,
         "data": {name: data_facts(pairs) for name, pairs in data.items()},
         "tokens": dict(run.training.tokens.description),
-        "teacher": run.training.targets is not None,
+        **run.others,
         "unlabelled_sentences": unlabelled_sentences(run),
     }
     write_metrics(run.folder / "metrics.json", metrics)

@@ -37,7 +37,7 @@ def read_finished_runs(folders: Iterable[Path]) -> list[Row]:
         raise InputError("no metrics.json of train.py below these folders, expected folders of training runs")
     if len(runs) < len(contents):
         print(f"left out: {len(contents) - len(runs)} runs of commands other than train.py", file=sys.stderr)
-    names = _with_differences({path: run["recipe"] for path, run in runs.items()})
+    names = _with_differences(runs)
     data = _data_names(list(runs.values()))
     own = {path: (data[_data_of(run)], names[path], run["seed"]) for path, run in runs.items()}
     # A run that is repeated gives the same figures again: it is no other seed.
@@ -83,9 +83,12 @@ def _data_names(runs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return {data: name if known.count(name) == 1 else f"{name} ({short_hash(data)[:4]})" for data, name in names.items()}
 
 
-def _with_differences(recipes: Mapping[Path, str]) -> dict[Path, str]:
-    """The name of each run's recipe, with the settings in which runs of that name differ."""
-    fields = {path: _fields_of(path.with_name("recipe.yaml")) for path in recipes}
+def _with_differences(runs: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
+    """The name of each run's recipe, with the settings in which runs of that name differ, its teachers and their text included."""
+    recipes = {path: run["recipe"] for path, run in runs.items()}
+    fields = {path: _fields_of(path.with_name("recipe.yaml")) for path in runs}
+    for path, run in runs.items():
+        fields[path] |= {name: " ".join(run[name]) for name in ("teachers", "sentences") if run.get(name)}
     known = {name for settings in fields.values() for name in settings}
     values: dict[tuple[str, str], set[str]] = defaultdict(set)
     for path, recipe in recipes.items():

@@ -81,6 +81,23 @@ def test_runs_of_one_recipe_with_other_fields_have_rows_that_say_so(tmp_path, ru
     ]
 
 
+def test_runs_of_other_teachers_are_no_seeds_and_none_is_left_out(tmp_path, run_here):
+    for name, teachers, seed, test in (
+        ("a", ["/small"], 0, 0.8),
+        ("b", ["/small", "/mine"], 0, 0.85),
+        ("c", ["/small", "/mine"], 1, 0.87),
+    ):
+        write_run(tmp_path / name, "imitation", "2,-1", test, seed)
+        path = tmp_path / name / "metrics.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"teachers": teachers, "sentences": []}))
+        (tmp_path / name / "recipe.yaml").write_text("phases: {graded: {epochs: 15}}\n")
+    rows = [line.split(" | ") for line in run_here("summarise.py", tmp_path).stdout.splitlines()[3:]]
+    assert [(row[1], row[4]) for row in rows] == [
+        ("imitation, teachers /small", "0.8000"),
+        ("imitation, teachers /small /mine", "0.8600 ± 0.0141"),
+    ]
+
+
 def test_what_a_run_does_not_say_of_its_recipe_sets_it_apart_from_none(tmp_path, run_here):
     """A run without the file, and one of a version that had fewer fields."""
     for seed, text in enumerate(

@@ -148,7 +148,9 @@ def test_the_command_writes_a_teacher_and_training_learns_from_it(tiny_bert, pai
     more = ("--teacher", out, "--sentences", tmp_path / "text.txt")
     before = json.loads((tmp_path / "run" / "metrics.json").read_text())["unlabelled_sentences"]
     result = run_here("train.py", "--preset", "distilled", *more, *stores, *small, *places)
-    after = json.loads((tmp_path / "run" / "metrics.json").read_text())["unlabelled_sentences"]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (metrics["teachers"], metrics["sentences"]) == ([str(out)], [str(tmp_path / "text.txt")])
+    after = metrics["unlabelled_sentences"]
     assert after == before + 2 and f"60 training pairs, {after} sentences without labels, 60 validation" in result.stdout
     assert "is finished" in run_here("train.py", "--resume", "--run_dir", tmp_path / "run").stdout
     (tmp_path / "text.txt").write_text("six\n")
