@@ -70,14 +70,20 @@ class Backbone:
             raise InputError(
                 f"cannot load backbone {name!r}, expected the name of a model on the Hugging Face hub or a folder ({reason})"
             ) from None  # the chain of retries explains nothing more
+        if not self.tokenizer.get_vocab().keys() - self.tokenizer.all_special_tokens:  # what transformers gives for no files at all
+            raise InputError(f"backbone {name!r} has no tokenizer, expected its files, such as tokenizer.json, beside the weights")
+        config = self.model.config
+        if (hasattr(self.model, "encoder") and hasattr(self.model, "decoder")) or not hasattr(config, "hidden_size"):
+            kind = type(self.model).__name__
+            raise InputError(f"backbone {name!r} is a {kind}, expected an encoder or a decoder of text alone, such as a BertModel")
         special = self.tokenizer.num_special_tokens_to_add()
         if max_length <= special:
             raise InputError(f"--max_length is {max_length}, expected more than the {special} special tokens of {name}")
         self.name = name
-        self.width: int = self.model.config.hidden_size
+        self.width: int = config.hidden_size
         self.layers = layers or default_layers(self.width, pooled)
         self.pooled = pooled
-        positions = getattr(self.model.config, "max_position_embeddings", None) or max_length
+        positions = getattr(config, "max_position_embeddings", None) or max_length
         self.max_length = min(max_length, positions, self.tokenizer.model_max_length)
         self.device = device
         self._layers = [self._parse_layer(layer.strip()) for layer in self.layers.split(",")]

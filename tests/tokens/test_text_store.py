@@ -160,6 +160,21 @@ def test_an_unknown_backbone_is_one_clear_line(pair_file, tmp_path, run_here):
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
 
 
+@pytest.mark.parametrize(("kind", "what"), [("Bert", "has no tokenizer"), ("T5", "is a T5Model"), ("T5Encoder", "is a T5Model")])
+def test_a_folder_that_cannot_be_a_backbone_is_refused(tiny_bert, tmp_path, kind, what):
+    """Without tokenizer files transformers makes a tokenizer that knows no word, and all sentences would look alike."""
+    import transformers
+
+    size = {"vocab_size": 9, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.BertConfig(**size) if kind == "Bert" else transformers.T5Config(**size)
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(tmp_path)
+    if kind != "Bert":
+        for file in tiny_bert.glob("tokenizer*"):
+            shutil.copy(file, tmp_path)
+    with pytest.raises(InputError, match=what):
+        Backbone(str(tmp_path))
+
+
 def test_missing_packages_say_what_to_install(pair_file, monkeypatch):
     import builtins
     import importlib
