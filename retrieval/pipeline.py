@@ -89,6 +89,13 @@ class Pipeline:
         Raises:
             InputError: if a field has a value that cannot be trained with.
         """
+        for name in ("epochs", "label_weight"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        if not self.scale > 0:
+            raise InputError(f"scale is {self.scale}, expected above 0")
+        if not 0 <= self.warmup_ratio <= 1:
+            raise InputError(f"warmup_ratio is {self.warmup_ratio}, expected 0 to 1")
         options = {"scale": self.scale, "symmetric": float(self.symmetric), "min_label": MATCH}
         losses = {"ranking": LossTerm(options=options, guide="baseline" if self.mask_false_negatives else "none")}
         if self.label_weight:
@@ -120,6 +127,9 @@ def open_splits(pipeline: Pipeline, reading: ReadOptions | None = None) -> tuple
     """
     if not pipeline.dataset:
         raise InputError("no dataset; give --dataset FILE, pairs of sentences")
+    for name in ("sample_size", "split_seed"):
+        if getattr(pipeline, name) < 0:
+            raise InputError(f"{name} is {getattr(pipeline, name)}, expected 0 or more")
     for name in ("validation_size", "test_size"):
         if not 0 < getattr(pipeline, name) <= 0.5:
             raise InputError(f"{name} is {getattr(pipeline, name)}, expected above 0 and at most 0.5")

@@ -297,6 +297,13 @@ BAD = {
     ("--dataset", "DATA", "--mining_model", "nothing.bin"): "nothing.bin",
     ("--dataset", "DATA", "--config", "CONFIG"): "num_negative",
     ("--dataset", "DATA", "--threads", "0"): "threads",
+    ("--dataset", "DATA", "--sample_size", "-4"): "sample_size is -4, expected 0 or more",
+    ("--dataset", "DATA", "--sample_size", "9", "--split_seed", "-1"): "split_seed is -1, expected 0 or more",
+    ("--dataset", "DATA", "--epochs", "-1"): "epochs is -1, expected 0 or more",
+    ("--dataset", "DATA", "--label_weight", "-1"): "label_weight is -1.0, expected 0 or more",
+    ("--dataset", "DATA", "--scale", "0"): "scale is 0.0, expected above 0",
+    ("--dataset", "DATA", "--warmup_ratio", "3"): "warmup_ratio is 3.0, expected 0 to 1",
+    ("--dataset", "DATA", "--mining.seed", "-1"): "error: seed is -1, expected 0 or more",
     ("--dataset", "DATA", "--evaluate", "model.bin"): "the encoder takes token embeddings 768 wide, these data have 32",
 }
 
