@@ -50,6 +50,8 @@ def main() -> None:
         raise InputError(f"--sentences is {options.sentences}, expected 4 or more")
     if not options.perplexity >= 1:
         raise InputError(f"--perplexity is {options.perplexity:g}, expected 1 or more")
+    if not 0 <= options.seed < 2**32:
+        raise InputError(f"--seed is {options.seed}, expected 0 to {2**32 - 1}")
     inputs = [options.model, *(options.data or [])]
     out = output_file(options.out, inputs, suffix=".png")
     page_out = output_file(options.html, [*inputs, out], suffix=".html") if options.html else None

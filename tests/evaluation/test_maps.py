@@ -150,6 +150,12 @@ def test_a_sample_is_of_whole_pairs_and_follows_its_seed(files):
     assert len(samples[0]) == 60 and len(sample_pairs(pairs, 10**6, 0)) == 80
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_is_none_is_refused(seed, tmp_path, run_here):
+    result = run_here("visualize_tsne.py", "--data", "any.csv", f"--seed={seed}", "--out", tmp_path / "map.png")
+    assert f"--seed is {seed}, expected 0 to 4294967295" in last_line(result)
+
+
 def test_the_command_says_when_the_sentences_are_few(files, tmp_path, run_here):
     model, data = files
     options = ("visualize_tsne.py", "--model", model, "--out", tmp_path / "map.png", "--data")
