@@ -70,9 +70,10 @@ def main() -> None:
     panels = {}
     for name, candidate in encoders.items():
         first, second = encode_pairs(candidate, sample)
-        spearman = score_embeddings(first, second, sample.labels).spearman
         embeddings = np.concatenate([first.numpy(), second.numpy()])
-        title = f"{name}: {len(embeddings):,} sentence embeddings, Spearman {spearman:.3f}"
+        title = f"{name}: {len(embeddings):,} sentence embeddings"
+        if np.ptp(sample.labels):  # with equal labels, or none, it says nothing
+            title += f", Spearman {score_embeddings(first, second, sample.labels).spearman:.3f}"
         panels[title] = project_to_2d(embeddings, options.method, neighbours=neighbours, seed=options.seed)
     caption = METHODS[options.method]
     page = interactive_map(panels, sample.text(), caption).to_html(default_height="96vh") if page_out else ""

@@ -150,6 +150,18 @@ def test_a_sample_is_of_whole_pairs_and_follows_its_seed(files):
     assert len(samples[0]) == 60 and len(sample_pairs(pairs, 10**6, 0)) == 80
 
 
+def test_a_map_of_equal_labels_has_no_spearman(files, tmp_path, run_here):
+    """Such as pairs without labels; 0.000 would look like a bad encoder."""
+    model, data = files
+    pairs = open_pairs([data])
+    sentences = [pairs.tokens.sentence(i) for i in range(len(pairs.tokens))]
+    equal = store_pairs(tmp_path / "equal.store", sentences, pairs.first, pairs.second, np.full_like(pairs.labels, 5))
+    options = ("--out", tmp_path / "map.png", "--html", tmp_path / "map.html", "--method", "pca")
+    result = run_here("visualize_tsne.py", "--model", model, "--data", equal, *options)
+    page = (tmp_path / "map.html").read_text()
+    assert "model.bin: 160 sentence embeddings" in page and "Spearman" not in page, result.stderr
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_a_seed_that_is_none_is_refused(seed, tmp_path, run_here):
     result = run_here("visualize_tsne.py", "--data", "any.csv", f"--seed={seed}", "--out", tmp_path / "map.png")
