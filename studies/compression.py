@@ -32,12 +32,12 @@ class CompressionReport:
         """Group the runs by arm.
 
         Raises:
-            InputError: if an arm that the report needs is missing.
+            InputError: if no run of an arm that the report needs is finished.
         """
         self.arms = {arm: [run for run in runs if run.arm == arm] for arm in (PUBLISHED, PRINCIPAL, COMPRESS, NESTED)}
         for arm, found in self.arms.items():
             if not found:
-                raise InputError(f"no arm {arm!r}, which the compression report needs")
+                raise InputError(f"no run of arm {arm!r} is finished, which the compression report needs")
         options = runs[0].options
         self.pairs: dict[str, PairData] = {
             part: open_pairs([options[options.index(option) + 1]])

@@ -128,7 +128,7 @@ def test_the_study_reports_storage_published_figures_and_pictures(folder, tmp_pa
 
 
 def test_a_report_without_an_arm_says_which():
-    with pytest.raises(InputError, match="no arm 'published'"):
+    with pytest.raises(InputError, match="no run of arm 'published' is finished"):
         CompressionReport([])
 
 
