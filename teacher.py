@@ -13,6 +13,7 @@ trained encoder works without the teacher. STS-B takes about five minutes on two
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -74,7 +75,7 @@ def main() -> None:
     reached = f"validation Spearman {scores.spearman:.4f}, error {scores.mse:.4f}"
     if trainer.best == 0:
         print("No epoch was better than the backbone before training: the teacher is that backbone.")
-    print(f"{options.out}: {reached}. Next: train.py --preset imitation --teacher small {options.out}")
+    print(f"{options.out}: {reached}. Next: python train.py --preset imitation --teacher small {shlex.quote(options.out)}")
 
 
 def parse_options(arguments: list[str]) -> Any:

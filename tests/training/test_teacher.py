@@ -299,7 +299,8 @@ def test_validation_pairs_that_are_trained_on_are_said_to_be(tiny_bert, pairs, t
     swapped = ["\t".join([line.split("\t")[1], line.split("\t")[0], line.split("\t")[2]]) for line in sentences]
     (tmp_path / "both.tsv").write_text("\n".join(swapped) + "\n" + (tmp_path / "dev.tsv").read_text())
     files = ("--data", tmp_path / "train.tsv", "--validation", tmp_path / "both.tsv")
-    done = run_here("teacher.py", *files, "--backbone", tiny_bert, "--epochs", "1", "--out", tmp_path / "teacher")
+    done = run_here("teacher.py", *files, "--backbone", tiny_bert, "--epochs", "1", "--out", tmp_path / "my teacher")
+    assert done.stdout.endswith(f"Next: python train.py --preset imitation --teacher small '{tmp_path}/my teacher'\n")
     assert "warning: 20 of the 80 validation pairs are training pairs too" in done.stderr
 
 
