@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -209,8 +208,8 @@ def run(
     tensorboard: bool = False,
     resume: bool = False,
     command: str = "",
-) -> dict[str, Any]:
-    """Run the whole pipeline; returns the contents of metrics.json.
+) -> None:
+    """Run the whole pipeline.
 
     Args:
         pipeline: the settings.
@@ -236,7 +235,7 @@ def run(
     saved = SavedRun(folder, identity_of_run(recipe, splits["training"], splits["validation"]), command=command)
     if resume and (summary := saved.finished(out, folder / "metrics.json")):
         print(f"The run in {folder}/ is finished: {summary}")
-        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        return
     print(saved.begin(trainer, resume))
     trained = _train(trainer, saved, _tensorboard_writer(folder) if tensorboard else None)
     trained = _choose_encoder(trained, scoring)
@@ -256,7 +255,6 @@ def run(
     saved.finish(f"{out}, validation MRR@10 {scoring.scores['validation']['encoder'].mrr:.4f}")
     print(f"\n{scoring.table()}\n")
     print(f"{out}: {size / 2**20:.2f} MiB, trained in {saved.seconds:.0f} s. Curve, history, figures: {folder}/")
-    return metrics
 
 
 def _train(trainer: Trainer, saved: SavedRun, writer: Any) -> TrainingResult:

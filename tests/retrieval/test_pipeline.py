@@ -181,8 +181,9 @@ def test_the_pipeline_from_one_command(dataset, tmp_path, run_here):
     command = ["train_retrieval.py", "--dataset", str(dataset), "--run_dir", str(out), *SMALL]
     resumed = run_here(*command, "--resume")
     assert f"The run in {out}/ is finished" in resumed.stdout, resumed.stderr
-    again = run_here("train_retrieval.py", "--dataset", str(dataset), "--run_dir", str(tmp_path / "again"), *SMALL)
-    assert (tmp_path / "again" / "model.bin").read_bytes() == (out / "model.bin").read_bytes(), again.stderr
+    trained = (out / "model.bin").rename(tmp_path / "first.bin")
+    again = run_here(*command, "--resume")
+    assert (out / "model.bin").read_bytes() == trained.read_bytes(), again.stderr
     mined = run_here("mine_negatives.py", "--data", str(dataset), "--out", str(tmp_path / "negatives.tsv"), "--num_negatives", "2")
     assert mined.returncode == 0, mined.stderr
     rows = [line.split("\t") for line in (tmp_path / "negatives.tsv").read_text().splitlines()]
