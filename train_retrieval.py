@@ -59,6 +59,9 @@ def main() -> None:
     options = parser.instantiate(parser.parse_args([*settings, *sys.argv[1:]]))
     pipeline = Pipeline(**{item.name: options[item.name] for item in fields(Pipeline)})
     torch.set_num_threads(options.threads)
+        for name in ("run_dir", "out", "resume", "tensorboard"):
+            if options[name]:
+                raise InputError(f"--evaluate does not train, expected no --{name} with it")
     reading = read_options(options)
     if options.evaluate:
         evaluate(pipeline, options.evaluate, reading)

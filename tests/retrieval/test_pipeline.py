@@ -306,6 +306,10 @@ BAD = {
     ("--dataset", "DATA", "--warmup_ratio", "3"): "warmup_ratio is 3.0, expected 0 to 1",
     ("--dataset", "DATA", "--mining.seed", "-1"): "error: seed is -1, expected 0 or more",
     ("--dataset", "DATA", "--evaluate", "model.bin"): "the encoder takes token embeddings 768 wide, these data have 32",
+    ("--evaluate", "model.bin", "--out", "x.bin"): "--evaluate does not train, expected no --out with it",
+    ("--evaluate", "model.bin", "--resume"): "--evaluate does not train, expected no --resume with it",
+    ("--evaluate", "model.bin", "--tensorboard"): "--evaluate does not train, expected no --tensorboard with it",
+    ("--evaluate", "model.bin", "--run_dir", "RUN"): "--evaluate does not train, expected no --run_dir with it",
 }
 
 
@@ -313,8 +317,9 @@ BAD = {
 def test_bad_settings_give_one_line(options, dataset, tmp_path, monkeypatch, capsys):
     config = tmp_path / "mine.yaml"
     config.write_text("epochs: 1\nmining: {num_negative: 3}\n")
-    given = [{"DATA": str(dataset), "CONFIG": str(config)}.get(option, option) for option in options]
-    monkeypatch.setattr(sys, "argv", ["train_retrieval.py", *given, "--run_dir", str(tmp_path / "run")])
+    given = [{"DATA": str(dataset), "CONFIG": str(config), "RUN": str(tmp_path / "run")}.get(option, option) for option in options]
+    run_dir = [] if "--evaluate" in options else ["--run_dir", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["train_retrieval.py", *given, *run_dir])
     with pytest.raises(SystemExit) as ended:
         run_command(train_retrieval.main)
     assert ended.value.code == 2
