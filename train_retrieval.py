@@ -21,7 +21,6 @@ from argparse import ArgumentError, ArgumentParser
 from dataclasses import fields
 from pathlib import Path
 
-import torch
 from jsonargparse.typing import PositiveInt
 
 from common.cli import command_to_resume, make_parser, output_file, output_folder, run_command
@@ -58,12 +57,11 @@ def main() -> None:
         raise InputError(" ".join(str(error).split()), path=config) from error
     options = parser.instantiate(parser.parse_args([*settings, *sys.argv[1:]]))
     pipeline = Pipeline(**{item.name: options[item.name] for item in fields(Pipeline)})
-    torch.set_num_threads(options.threads)
+    reading = read_options(options)
+    if options.evaluate:
         for name in ("run_dir", "out", "resume", "tensorboard"):
             if options[name]:
                 raise InputError(f"--evaluate does not train, expected no --{name} with it")
-    reading = read_options(options)
-    if options.evaluate:
         evaluate(pipeline, options.evaluate, reading)
         return
     if options.resume and not options.run_dir:
@@ -76,6 +74,7 @@ def main() -> None:
         out,
         reading=reading,
         tensorboard=options.tensorboard,
+        threads=options.threads,
         resume=options.resume,
         command=command_to_resume(folder),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from common.errors import InputError
 from common.optional import import_optional
@@ -206,6 +207,7 @@ def run(
     *,
     reading: ReadOptions | None = None,
     tensorboard: bool = False,
+    threads: int = 1,
     resume: bool = False,
     command: str = "",
 ) -> None:
@@ -217,11 +219,15 @@ def run(
         out: the checkpoint to write.
         reading: how to read the dataset, if it is a table.
         tensorboard: also log to TensorBoard.
+        threads: CPU threads for training.
         resume: continue the training that was stopped.
         command: the command that resumes the run, printed on Ctrl-C.
     """
     recipe = pipeline.recipe()
+    if tensorboard:
+        _import_tensorboard()  # before the work starts
     dataset, splits = open_splits(pipeline, reading)
+    torch.set_num_threads(threads)  # only now: a backbone that encodes text uses all cores
     if not dataset.has_labels and pipeline.label_weight:
         print(f"No labels: every pair matches, and the loss on labels ({pipeline.label_loss}) is left out.")
         pipeline = replace(pipeline, label_weight=0.0)
@@ -237,7 +243,7 @@ def run(
         print(f"The run in {folder}/ is finished: {summary}")
         return
     print(saved.begin(trainer, resume))
-    trained = _train(trainer, saved, _tensorboard_writer(folder) if tensorboard else None)
+    trained = _train(trainer, saved, _import_tensorboard().SummaryWriter(str(folder / "tensorboard")) if tensorboard else None)
     trained = _choose_encoder(trained, scoring)
     size = saved.save_result(out, trained.encoder)
     write_history(folder / "history.csv", trained.history, trained.metric)
@@ -268,9 +274,10 @@ def _train(trainer: Trainer, saved: SavedRun, writer: Any) -> TrainingResult:
         return saved.run(trainer, log if writer else None)
 
 
-def _tensorboard_writer(folder: Path) -> Any:
-    advice = "--tensorboard needs a package that is not installed: pip install tensorboard"
-    return import_optional("torch.utils.tensorboard", advice).SummaryWriter(str(folder / "tensorboard"))
+def _import_tensorboard() -> Any:
+    return import_optional(
+        "torch.utils.tensorboard", "--tensorboard needs a package that is not installed: pip install tensorboard"
+    )
 
 
 def _choose_encoder(trained: TrainingResult, scoring: Scoring) -> TrainingResult:

@@ -328,6 +328,16 @@ def test_bad_settings_give_one_line(options, dataset, tmp_path, monkeypatch, cap
     assert not (tmp_path / "run").exists()
 
 
+def test_text_is_encoded_on_all_cores_and_tensorboard_is_missed_at_once(tmp_path, monkeypatch, run_here):
+    """Training alone is held to --threads, and nobody waits for the encoding to hear what to install."""
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("before the pairs are open"))
+    options = ("train_retrieval.py", "--run_dir", tmp_path / "run", "--dataset")
+    assert "nowhere.csv: no such file" in last_line(run_here(*options, tmp_path / "nowhere.csv"))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    done = run_here(*options, tmp_path / "nowhere.csv", "--tensorboard")
+    assert "--tensorboard needs a package that is not installed: pip install tensorboard" in last_line(done)
+
+
 def test_a_study_of_retrieval_has_its_scores(dataset, tmp_path, monkeypatch, run_here, run_all_here):
     monkeypatch.setattr("study.run_all", run_all_here)
     study, options = tmp_path / "small.yaml", " ".join(SMALL)
