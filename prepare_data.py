@@ -13,7 +13,7 @@ from pathlib import Path
 from common.cli import make_parser, output_folder, run_command
 from common.devices import choose_device
 from common.errors import InputError
-from data import open_pairs, write_dat_pairs
+from data import check_labelled, open_pairs, write_dat_pairs
 from tokens.backbone import DEFAULT_BACKBONE, DEFAULT_MAX_LENGTH
 from tokens.tables import is_on_hub
 from tokens.text_pairs import add_read_arguments, read_options
@@ -53,8 +53,8 @@ def main() -> None:
     reading = read_options(options)
     out = output_folder(options.out)
     files = STSB if options.source else {file: _stem(file) for file in options.files}
-    if not files:
-        raise InputError("no input: give files of text pairs or --source stsb")
+    if not files or (options.source and options.files):
+        raise InputError(f"{'no input' if not files else 'two kinds of input'}: give either files of text pairs or --source stsb")
     names = list(files.values())
     if repeated := [name for name in names if names.count(name) > 1]:
         raise InputError(f"two files would be written to {out / repeated[0]}.store; prepare them separately")
@@ -66,6 +66,7 @@ def main() -> None:
         pairs = open_pairs([store])
         print(f"{store}: {len(pairs):,} pairs, {len(pairs.tokens):,} sentences, {pairs.tokens.lengths.sum():,} tokens")
         if options.dat:
+            check_labelled(pairs, source)
             write_dat_pairs(out / name, pairs)
             print(f"{out / name}/: four .dat files")
 

@@ -202,6 +202,14 @@ def test_prepare_data_writes_stores_and_dat_files_that_agree(tiny_bert, pair_fil
             assert from_store.sentences[i] == from_dat.sentences[j]
 
 
+def test_dat_files_of_pairs_without_labels_and_two_kinds_of_input_are_refused(tiny_bert, tmp_path, run_here):
+    (tmp_path / "pairs.tsv").write_text("anchor\tpositive\na cat\tthe cat\na dog\tthe dog\n")
+    options = ("prepare_data.py", tmp_path / "pairs.tsv", "--backbone", tiny_bert, "--out", tmp_path / "out")
+    assert "pairs.tsv: the pairs have no labels" in last_line(run_here(*options, "--dat"))
+    assert not (tmp_path / "out" / "pairs").exists()  # labels of 5 would be made up
+    assert "two kinds of input" in last_line(run_here(*options, "--source", "stsb"))
+
+
 def test_stsb_from_the_hub_becomes_three_stores(tiny_bert, tmp_path, monkeypatch, capsys):
     """The splits and columns as the hub has them; only the download is replaced."""
     import datasets
