@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model import ContextPooling, GatedHead, HybridPooling, PublishedPooling, ResidualHead, SentenceEncoder
+from model import ContextPooling, GatedHead, HybridPooling, MeanPooling, PublishedPooling, ResidualHead, SentenceEncoder
 
 
 @torch.inference_mode()
@@ -31,6 +31,9 @@ def token_parts(encoder: SentenceEncoder, tokens: Tensor) -> tuple[Tensor, Tenso
 
     Returns:
         The parts `(T, output_dim)`, which sum to the embedding, and the pooling weights `(T,)`, which sum to 1.
+
+    Raises:
+        TypeError: for a pooling or a layer that is not handled here yet.
     """
     parts, weights = _pooled_parts(encoder.pooling, tokens)
     parts = _propagate(encoder.head, torch.cat([parts, torch.zeros_like(parts[:1])]))
@@ -51,9 +54,11 @@ def _pooled_parts(pooling: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
         encoded = pooling.token_encoder(tokens)
         weights = pooling.token_weights(encoded[None], lengths)[0].T
         parts = weights * encoded
-    else:  # mean
+    elif isinstance(pooling, MeanPooling):
         weights = torch.full((len(tokens), 1), 1 / len(tokens), device=tokens.device)
         parts = weights * tokens
+    else:
+        raise TypeError(f"cannot explain a {type(pooling).__name__}")
     return parts, weights.mean(1)
 
 

@@ -48,6 +48,14 @@ def test_the_parts_sum_to_the_vector(name, length, seed):
     assert float(weights.sum()) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("part", ["pooling", "head"])
+def test_a_part_that_it_does_not_know_is_not_explained_as_another(part):
+    encoder = random_encoder("mean", 0)
+    setattr(encoder, part, torch.nn.Tanh())
+    with pytest.raises(TypeError, match="cannot explain a Tanh"):
+        token_parts(encoder, torch.randn(3, 16))
+
+
 def test_a_linear_encoder_by_hand():
     """Head by head, token by token: weight times dimensions, then the projection."""
     encoder = random_encoder("hybrid without MLP", 0)
