@@ -1,4 +1,4 @@
-"""The one exception for bad input."""
+"""The one exception for bad input, and a check that several settings share."""
 
 from __future__ import annotations
 
@@ -12,3 +12,10 @@ class InputError(Exception):
         """Build the text from what is wrong and what was expected, the file, and the line in it, from 1."""
         location = "" if path is None else f"{os.fspath(path)}: " if line is None else f"{os.fspath(path)}:{line}: "
         super().__init__(" ".join(f"{location}{message}".split()))
+
+
+def refuse_negative(settings: object, *names: str, place: str = "") -> None:
+    """Raise InputError for the first of some fields that is below 0 or NaN; `place` comes before its name in the message."""
+    for name in names:
+        if not getattr(settings, name) >= 0:
+            raise InputError(f"{place}{name} is {getattr(settings, name)}, expected 0 or more")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import InputError
+from common.errors import InputError, refuse_negative
 from common.optional import import_optional
 from common.progress import Progress
 from data import PairData
@@ -55,9 +55,7 @@ class MiningConfig:
         """Raise InputError if these options cannot give negatives from this many documents."""
         if self.num_negatives < 1:
             raise InputError(f"num_negatives is {self.num_negatives}, expected 1 or more")
-        for name in ("range_min", "seed"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        refuse_negative(self, "range_min", "seed")
         if self.range_max is not None and self.range_max - self.range_min < self.num_negatives:
             raise InputError(
                 f"num_negatives is {self.num_negatives}, but range_min {self.range_min} and range_max {self.range_max} "

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from common.errors import InputError
+from common.errors import InputError, refuse_negative
 from common.optional import import_optional
 from data import PairData, open_pairs, split_by_groups
 from evaluation.encoding import encode
@@ -89,9 +89,7 @@ class Pipeline:
         Raises:
             InputError: if a field has a value that cannot be trained with.
         """
-        for name in ("epochs", "label_weight"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        refuse_negative(self, "epochs", "label_weight")
         if not self.scale > 0:
             raise InputError(f"scale is {self.scale}, expected above 0")
         if not 0 <= self.warmup_ratio <= 1:
@@ -127,9 +125,7 @@ def open_splits(pipeline: Pipeline, reading: ReadOptions | None = None) -> tuple
     """
     if not pipeline.dataset:
         raise InputError("no dataset; give --dataset FILE, pairs of sentences")
-    for name in ("sample_size", "split_seed"):
-        if getattr(pipeline, name) < 0:
-            raise InputError(f"{name} is {getattr(pipeline, name)}, expected 0 or more")
+    refuse_negative(pipeline, "sample_size", "split_seed")
     for name in ("validation_size", "test_size"):
         if not 0 < getattr(pipeline, name) <= 0.5:
             raise InputError(f"{name} is {getattr(pipeline, name)}, expected above 0 and at most 0.5")

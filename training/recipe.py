@@ -14,7 +14,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 
-from common.errors import InputError
+from common.errors import InputError, refuse_negative
 from common.yaml_files import read_yaml
 from evaluation.checkpoint import MAX_BYTES
 from losses import LOSSES, NEED_TEACHER, WITHOUT_LABELS
@@ -220,9 +220,8 @@ def check_recipe(recipe: Recipe) -> None:
     for name in ("batch_size", "learning_rate", "clip_norm", "accumulation"):
         if not getattr(recipe, name) > 0:
             raise InputError(f"recipe: {name} is {getattr(recipe, name)}, expected above 0")
-    for name in ("min_learning_rate", "warmup_epochs", "weight_decay", "seed", "sentences_at_a_time", "noise_alpha"):
-        if not getattr(recipe, name) >= 0:
-            raise InputError(f"recipe: {name} is {getattr(recipe, name)}, expected 0 or more")
+    not_negative = ("min_learning_rate", "warmup_epochs", "weight_decay", "seed", "sentences_at_a_time", "noise_alpha")
+    refuse_negative(recipe, *not_negative, place="recipe: ")
     if recipe.batch_size < 2:
         raise InputError("recipe: batch_size is 1, expected 2 or more: losses compare the pairs of a batch")
     if not 0 < recipe.validation_fraction <= 0.5:
@@ -263,9 +262,7 @@ def check_encoder(config: EncoderConfig) -> None:
 
 def _check_phase(place: str, phase: Phase, others: Sequence[str]) -> None:
     _check_not_empty(place, phase)
-    for name in ("epochs", "unlabelled"):
-        if getattr(phase, name) < 0:
-            raise InputError(f"{place}.{name} is {getattr(phase, name)}, expected 0 or more")
+    refuse_negative(phase, "epochs", "unlabelled", place=f"{place}.")
     if not 0 <= phase.min_label <= 5:
         raise InputError(f"{place}.min_label is {phase.min_label:g}, expected a label, 0 to 5")
     if not phase.losses:
