@@ -271,15 +271,15 @@ def count_shared(pairs: PairData, others: PairData) -> int:
 
     Tokens of one sentence may differ between stores in the last bits.
     """
-    by_text = pairs.sentences is not None and others.sentences is not None
+    if pairs.sentences is not None and others.sentences is not None:
+        return pairs.text().count_shared(others.text())
 
     def keys(part: PairData) -> Iterator[frozenset[Any]]:
-        sentences = part.sentences if by_text and part.sentences is not None else part.tokens.digests.tolist()
-        return (frozenset((sentences[a], sentences[b])) for a, b in zip(part.first.tolist(), part.second.tolist(), strict=True))
+        tokens = part.tokens.digests.tolist()
+        return (frozenset((tokens[a], tokens[b])) for a, b in zip(part.first.tolist(), part.second.tolist(), strict=True))
 
-    own = list(keys(pairs))
-    shared = set(own).intersection(keys(others))
-    return sum(key in shared for key in own)
+    known = set(keys(others))
+    return sum(key in known for key in keys(pairs))
 
 
 def sentence_groups(pairs: PairData) -> np.ndarray:
