@@ -26,7 +26,7 @@ from common.files import make_readable, size_of, write_text_atomically
 from common.starter import STARTER_TRAIN
 from evaluation.checkpoint import DEFAULT_CHECKPOINT
 from text import TextEncoder
-from tokens.backbone import WORD_LAYER, source_of
+from tokens.backbone import DEFAULT_MAX_LENGTH, WORD_LAYER, source_of
 from tokens.text_pairs import read_text_pairs
 
 if TYPE_CHECKING:
@@ -179,7 +179,9 @@ def main() -> None:
     parser.add_argument("--model", default=DEFAULT_CHECKPOINT, help="checkpoint (default: model.bin beside the program)")
     parser.add_argument("--out", default="exported", help="folder to write")
     parser.add_argument("--backbone", help="hub name or local folder (default: the one the checkpoint was trained on)")
-    parser.add_argument("--max_length", type=int, help="tokens per sentence; longer ones are truncated (default: 256)")
+    parser.add_argument(
+        "--max_length", type=int, help=f"tokens per sentence; longer ones are truncated (default: {DEFAULT_MAX_LENGTH})"
+    )
     parser.add_argument(
         "--onnx", action="store_true", help="one graph that needs no torch, in place of a sentence-transformers folder"
     )
